@@ -90,10 +90,10 @@ def test_the_policy_lets_nothing_out(pages: Any, index: str, served: str, place:
         elsewhere.setblocking(False)
         blocked = page.evaluate(
             """(url) => new Promise((resolve) => {
-                document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+                addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
                 document.body.append(Object.assign(new Image(), {src: url}));
             })""",
-            "http://127.0.0.1:{}/x.png".format(elsewhere.getsockname()[1]),
+            f"http://127.0.0.1:{elsewhere.getsockname()[1]}/x.png",
         )
         assert blocked == "img-src"
         with pytest.raises(BlockingIOError):
@@ -329,9 +329,11 @@ def test_no_page_is_wider_than_the_screen(pages: Any, index: str, width: int) ->
     page = pages(index, viewport={"width": width, "height": 700})
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    smallest = page.evaluate("""() => Math.min(...[...document.querySelectorAll(".chart text")].map((text) =>
-        parseFloat(text.getAttribute("font-size")) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))""")
-    assert smallest >= 8
+    sizes = page.evaluate("""() => [...document.querySelectorAll(".chart text")].map((text) => {
+        const {a, b} = text.getScreenCTM();
+        return parseFloat(text.getAttribute("font-size")) * Math.hypot(a, b);
+    })""")
+    assert min(sizes) >= 8
 
 
 def test_the_keyboard_leads_through_the_page(pages: Any, index: str) -> None:

@@ -33,11 +33,11 @@ _COLOURS = {"ink": "#1d2327", "muted": "#5b6670", "line": "#d5dbe0", "accent": "
 _SMALL = 10
 """Size of marks in a chart, in pixels."""
 
-_TIMES = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
-_ROUND_SMALL = 10
-"""Size of marks in a chart, in pixels."""
+_SHORTEST = 1e-4
+"""Seconds at which the axis of stages begins, at the least."""
 
-_TIMES = ["%Y", "%Y", "%b", "%d %b", "%H:%M", "%H:%M"]
+_TIMES = ["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"]
+_ROUND_TIMES = ["%Y", "%Y", "%b", "%d %b", "%H:%M", "%H:%M"]
 """How times are written on an axis of years, months, … seconds, and the round ones among them."""
 
 _DROPPED = {"metadata", "style", "title"}
@@ -151,20 +151,21 @@ def stages_chart(name: str, stages: Mapping[str, StageSeconds]) -> Chart:
     """
     figure, axes = _figure()
     labels = list(stages)
-    values = list(stages.values())
-    low = min(max(stage.tenth, 1e-3) for stage in values)
-    high = max(stage.nine_tenths for stage in values)
-    lefts = [max(stage.tenth, 1e-3) for stage in values]
-    widths = [max(stage.nine_tenths - left, left * 0.03) for stage, left in zip(values, lefts, strict=True)]
+    # The axis has no zero.
+    lefts = [max(stage.tenth, _SHORTEST) for stage in stages.values()]
+    medians = [max(stage.median, _SHORTEST) for stage in stages.values()]
+    rights = [max(stage.nine_tenths, _SHORTEST) for stage in stages.values()]
+    # A bar without a width could not be seen.
+    widths = [max(right - left, left * 0.03) for left, right in zip(lefts, rights, strict=True)]
     axes.barh(labels, widths, left=lefts, height=0.42, color=_COLOURS["accent"], alpha=0.35)
-    medians = [max(stage.median, 1e-3) for stage in values]
     axes.plot(medians, labels, linestyle="", marker="o", markersize=6, color=_COLOURS["accent"])
-    for label, median in zip(labels, medians, strict=True):
+    for label, stage, place in zip(labels, stages.values(), medians, strict=True):
         axes.annotate(
-            duration(median), (median, label), (0, 9), textcoords="offset points", ha="center", fontsize=_SMALL
-        )
+            duration(stage.median), (place, label), (0, 9), textcoords="offset points", ha="center",
+            fontsize=_SMALL,
+        )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlim(low / 2, max(high, low * 2) * 2)
+    axes.set_xlim(min(lefts) / 2, max(*rights, 2 * min(lefts)) * 2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_yaxis()
