@@ -30,7 +30,7 @@ def put_output(folder: Path, *, videos: int = 20, failures: int = 4, format: str
     names = [f"clip-{number:02d}" for number in range(videos)]
     failed = [f"bad-{number}" for number in range(failures - 1)] + [HOSTILE_ID] * bool(failures)
     prompts = [f"a fox number {number}" for number in range(videos)] + ["a bad prompt"] * failures
-    if videos:
+    if videos > 1:
         prompts[1] = HOSTILE
     manifest = folder / "manifest.parquet"
     table = pa.table({"id": [*names, *failed, "pending"], "prompt": [*prompts, "later"]})

@@ -123,8 +123,8 @@ def write_report(
         raise Refused(f"--video-size: {error}") from None
     try:
         opened, why_no_prompts = _open_manifest(spec, manifest)
-        claim(place)
         maker = PreviewMaker(output, place, spec.output.format, videos, room, policy.previews)
+        claim(place)
         state = ledger.read_ledger(output)
         survey = survey_ledger(output, state, rows)
         cards = _make_cards(survey, spec, opened, maker, progress)
