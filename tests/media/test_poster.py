@@ -58,6 +58,7 @@ def test_a_preview_of_each_format(tmp_path: Path, format: str) -> None:
 
 
 def test_a_preview_of_what_does_not_decode(tmp_path: Path) -> None:
-    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(MediaError, match=r"x\.npy"):
-        write_preview(tmp_path / "x.npy", "npy", tmp_path / "preview.mp4", 8, 48)
+    for format, content in (("npy", b"\x93NUMPY"), ("gif", b"GIF89a")):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(MediaError, match=f"its video does not decode as {format}"):
+            write_preview(tmp_path / "x", format, tmp_path / "preview.mp4", 8, 48)

@@ -57,7 +57,8 @@ def write_preview(source: Path, format: str, target: Path, fps: float, side: int
             [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames]
         )
     except (ValueError, TypeError, EOFError) as error:
-        raise MediaError(f"{source.name}: does not decode as {format} ({error})") from error
+        # What is raised names a copy with a name that differs each time.
+        raise MediaError(f"its video does not decode as {format}") from error
     return write_video(small, target, format="mp4", fps=fps, crf=_CRF, tags=read_tags(source, format))
 
 

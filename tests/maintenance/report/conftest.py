@@ -34,7 +34,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of 24 rows on four pages; tests change nothing in it."""
     folder = tmp_path_factory.mktemp("report")
     put_output(folder)
-    write_report(str(folder / "out"), policy=ReportPolicy(page_rows=6))
+    write_report(str(folder / "out"), policy=ReportPolicy(page_rows=6, bars=20))
     return folder / "out" / "report"
 
 

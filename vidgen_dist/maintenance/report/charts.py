@@ -203,7 +203,8 @@ def failures_chart(name: str, failures: Mapping[str, int], most: int = 10) -> Ch
     axes.set_yticks(range(len(shown)), [_shown(label, 28) for label in shown])
     axes.bar_label(bars, [f"{count:,}" for count in shown.values()], padding=4, fontsize=_SMALL)
     axes.set_xlim(0, max(shown.values()) * 1.15)
-    axes.invert_yaxis()
+    # A single bar is no thicker than several.
+    axes.set_ylim(max(len(shown), 3) - 0.4, -0.6)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.set_xticks([])

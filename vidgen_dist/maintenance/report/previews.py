@@ -33,6 +33,7 @@ VIDEOS = (COPY, LINK, NONE)
 
 NO_VIDEO = "its video is not there"
 OTHER_CONTENT = "its video is not the one that the ledger names: it was changed, or is being rendered again"
+NO_DIGEST = "its video was not looked at: its ledger entry has no SHA-256"
 NO_ROOM = "its video was not copied: the report has no room for more"
 
 
@@ -129,6 +130,8 @@ class PreviewMaker:
         return chosen
 
     def _make(self, row: Mapping[str, Any], has_room: bool) -> Preview:
+        if not row["sha256"]:
+            return Preview(note=NO_DIGEST)
         key = f"{MEDIA_FOLDER}/{row['sha256'][:32]}"
         poster, video = f"{key}.webp", self._video_of(row, f"{key}.mp4", has_room)
         note = "" if has_room else NO_ROOM
