@@ -8,6 +8,7 @@ import typer
 
 from vidgen_dist.cli.terminal import counted, print_error, progress_bar
 from vidgen_dist.errors import shortened
+from vidgen_dist.maintenance.report import COPY, ROWS, VIDEO_SIZE, VIDEOS
 
 if TYPE_CHECKING:
     from vidgen_dist.maintenance.report.writing import Report
@@ -25,15 +26,17 @@ def report(
     ] = None,
     rows: Annotated[
         int, typer.Option(min=1, max=100_000, help="Rows to show: failed and flagged ones first.")
-    ] = 2000,
+    ] = ROWS,
     videos: Annotated[
         str,
         typer.Option(
-            metavar="copy|link|none",
+            metavar="|".join(VIDEOS),
             help="Copy the videos of these rows, refer to the output's own, or show posters alone.",
         ),
-    ] = "copy",
-    video_size: Annotated[str, typer.Option(help="Size of all videos that are copied, at most.")] = "4GB",
+    ] = COPY,
+    video_size: Annotated[
+        str, typer.Option(help="Size of all videos that are copied, at most.")
+    ] = VIDEO_SIZE,
     manifest: Annotated[str | None, typer.Option(help="Where the run's manifest is now.")] = None,
 ) -> None:
     """Write web pages of an output: a gallery, throughput, failures, quality. They need no server."""

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from PIL import Image
 
@@ -214,7 +215,7 @@ def test_what_is_refused_leaves_nothing(output: Storage, tmp_path: Path) -> None
     assert not Path(place).exists()
 
 
-def test_between_object_stores(tmp_path: Path, s3_bucket: str) -> None:
+def test_between_object_stores(tmp_path: Path, s3_bucket: str, s3_endpoint: str) -> None:
     local = put_output(tmp_path, videos=3, failures=1)
     output = open_storage(f"s3://{s3_bucket}/out")
     for path in local.list():
@@ -222,6 +223,14 @@ def test_between_object_stores(tmp_path: Path, s3_bucket: str) -> None:
     made, place, pages = report_of(output)
     assert (made.posters, made.videos, made.index) == (3, 3, f"s3://{s3_bucket}/out/report/index.html")
     assert "a fox number 0" in pages["index.html"]
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
+    for path in place.list():
+        # A browser shows nothing of a page, style or script of another type.
+        kind = client.head_object(Bucket=s3_bucket, Key=f"out/report/{path}")["ContentType"]
+        assert kind.endswith(
+            {"js": "javascript", "svg": "svg+xml"}.get(Path(path).suffix[1:], Path(path).suffix[1:])
+        )
+    client.close()
     write_report(output.root, str(tmp_path / "report"))
     there = contents(open_storage(str(tmp_path / "report")))
     assert {path.rpartition("-")[2] for path in there} == {path.rpartition("-")[2] for path in place.list()}

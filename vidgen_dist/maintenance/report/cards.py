@@ -13,8 +13,6 @@ from vidgen_dist.maintenance.report.survey import STAGES
 from vidgen_dist.maintenance.report.texts import count, duration, file_size
 from vidgen_dist.provenance import shown_model
 
-STATUSES = ("done", "failed", "lost")
-
 _MOST_MESSAGE = 400
 _MOST_PROMPT = 2000
 
@@ -34,10 +32,10 @@ class Card:
     Args:
         number: Its place in the report, from 0.
         id: The row's id.
-        status: One of `STATUSES`.
+        status: `done`, `failed` or `lost`.
         flags: What seems wrong with its video.
         prompt: Its prompt; None if it is not known.
-        error: Error class and message; empty for a video.
+        error: Error class and message; None for a video.
         preview: Its poster and video.
         alt: What the poster shows, for those who do not see it.
         size: Width and height of the video, in pixels; None if they are not known.
@@ -101,7 +99,9 @@ def make_card(number: int, row: Mapping[str, Any], prompt: str | None, preview: 
         status=row["status"],
         flags=tuple(row["flags"] or ()),
         prompt=None if prompt is None else shortened(prompt, _MOST_PROMPT),
-        error=None if done else (row["error_class"] or "", _message(row["error_message"])),
+        error=None
+        if done
+        else (row["error_class"] or "", shortened(row["error_message"] or "", _MOST_MESSAGE)),
         preview=preview,
         alt=f"A frame of the video of: {shortened(prompt, 150)}" if prompt else f"A frame of {row['id']}",
         size=size,
@@ -120,7 +120,3 @@ def _lora(lora: Mapping[str, Any]) -> str:
 
 def _figure(value: float | None) -> str | None:
     return None if value is None else f"{value:.3g}"
-
-
-def _message(message: str | None) -> str:
-    return shortened(message or "", _MOST_MESSAGE)

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import matplotlib
 import matplotlib.dates as mdates
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -67,7 +67,8 @@ _SETTINGS = {
     "ytick.major.size": 0,
 }
 
-_styled = matplotlib.rc_context(_SETTINGS)
+# Over the defaults: a user's own settings would give other bytes.
+_styled = matplotlib.style.context(["default", _SETTINGS])
 
 
 @dataclass(frozen=True)
@@ -150,26 +151,26 @@ def stages_chart(name: str, stages: Mapping[str, StageSeconds]) -> Chart:
         stages: Stage -> its seconds, in the order of rendering.
     """
     figure, axes = _figure()
-    labels = list(stages)
     # The axis has no zero.
     lefts = [max(stage.tenth, _SHORTEST) for stage in stages.values()]
     medians = [max(stage.median, _SHORTEST) for stage in stages.values()]
     rights = [max(stage.nine_tenths, _SHORTEST) for stage in stages.values()]
     # A bar without a width could not be seen.
     widths = [max(right - left, left * 0.03) for left, right in zip(lefts, rights, strict=True)]
-    axes.barh(labels, widths, left=lefts, height=0.42, color=_COLOURS["accent"], alpha=0.35)
-    axes.plot(medians, labels, linestyle="", marker="o", markersize=6, color=_COLOURS["accent"])
-    for label, stage, place in zip(labels, stages.values(), medians, strict=True):
+    places = range(len(stages))
+    axes.barh(places, widths, left=lefts, height=0.42, color=_COLOURS["accent"], alpha=0.35)
+    axes.plot(medians, places, linestyle="", marker="o", markersize=6, color=_COLOURS["accent"])
+    for place, median, stage in zip(places, medians, stages.values(), strict=True):
         axes.annotate(
-            duration(stage.median), (place, label), (0, 9), textcoords="offset points", ha="center",
+            duration(stage.median), (median, place), (0, 9), textcoords="offset points", ha="center",
             fontsize=_SMALL,
         )  # fmt: skip
+    axes.set_yticks(places, list(stages))
     axes.set_xscale("log")
     axes.set_xlim(min(lefts) / 2, max(*rights, 2 * min(lefts)) * 2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.invert_yaxis()
-    axes.set_ylim(len(labels) - 0.5, -0.75)
+    axes.set_ylim(len(stages) - 0.5, -0.75)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", labelcolor=_COLOURS["ink"])
     described = "; ".join(

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.maintenance.report import COPY, LINK, NONE
 from vidgen_dist.media import MediaError
 from vidgen_dist.media.poster import middle_frame, write_poster, write_preview
 from vidgen_dist.output.video_files import fetch_video, path_in_output
@@ -26,10 +27,6 @@ from vidgen_dist.storage.uris import redact
 from vidgen_dist.threads import map_ahead
 
 MEDIA_FOLDER = "media"
-
-COPY, LINK, NONE = "copy", "link", "none"
-VIDEOS = (COPY, LINK, NONE)
-"""What a report may do with videos: copy them, refer to those of the output it lies in, or leave them out."""
 
 NO_VIDEO = "its video is not there"
 OTHER_CONTENT = "its video is not the one that the ledger names: it was changed, or is being rendered again"

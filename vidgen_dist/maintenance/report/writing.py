@@ -11,11 +11,11 @@ from typing import Any
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import LedgerState, count_rows
-from vidgen_dist.maintenance.report import charts
+from vidgen_dist.maintenance.report import COPY, ROWS, VIDEO_SIZE, VIDEOS, charts
 from vidgen_dist.maintenance.report.cards import Card, make_card
 from vidgen_dist.maintenance.report.folder import claim, publish, remove_others
 from vidgen_dist.maintenance.report.pages import INDEX, Failure, Overview, Shown, Tile, render_pages
-from vidgen_dist.maintenance.report.previews import COPY, VIDEOS, Preview, PreviewMaker, PreviewPolicy
+from vidgen_dist.maintenance.report.previews import Preview, PreviewMaker, PreviewPolicy
 from vidgen_dist.maintenance.report.prompts import find_prompts
 from vidgen_dist.maintenance.report.sample import Group
 from vidgen_dist.maintenance.report.survey import FAILED_RANK, Survey, survey_ledger
@@ -34,8 +34,6 @@ from vidgen_dist.quality import BLACK_LUMA, BLOWN_OUT_CLIPPED, FROZEN_MOTION, NO
 from vidgen_dist.spec import RunSpec, parse_bytes
 from vidgen_dist.storage.folder import Storage, open_writable
 from vidgen_dist.storage.uris import redact
-
-ROWS, VIDEO_SIZE = 2000, "4GB"
 
 _CLASSES, _EXAMPLES = 8, 3
 """Error classes with examples, and examples of each."""
