@@ -110,12 +110,8 @@ const vidgenReport = (() => {
   async function cardOf(row) {
     const page = Math.floor(row / catalogue.size);
     const rows = await load(pageName(page + 1));
-    if (typeof rows[row % catalogue.size] === "string") {
-      // Parsed in a document of its own, which loads no posters.
-      const parsed = new DOMParser().parseFromString(rows[row % catalogue.size], "text/html");
-      rows[row % catalogue.size] = parsed.querySelector("article");
-    }
-    return rows[row % catalogue.size];
+    // Parsed in a document of its own, which loads no posters.
+    return new DOMParser().parseFromString(rows[row % catalogue.size], "text/html").querySelector("article");
   }
 
   function placed(card) {
@@ -128,7 +124,15 @@ const vidgenReport = (() => {
     return copy;
   }
 
-  const textOf = (card) => [...card.querySelectorAll("[data-text]")].map((part) => part.textContent).join("\n").toLowerCase();
+  const texts = new Map();
+
+  async function textOf(row) {
+    if (!texts.has(row)) {
+      const parts = [...(await cardOf(row)).querySelectorAll("[data-text]")];
+      texts.set(row, parts.map((part) => part.textContent).join("\n").toLowerCase());
+    }
+    return texts.get(row);
+  }
 
   function wanted() {
     const given = new FormData(form);
@@ -164,7 +168,7 @@ const vidgenReport = (() => {
       const words = want.q.toLowerCase().split(/\s+/);
       const kept = [];
       for (const row of rows) {
-        const text = textOf(await cardOf(row));
+        const text = await textOf(row);
         if (mine !== turn) return null;
         if (words.every((word) => text.includes(word))) kept.push(row);
       }
