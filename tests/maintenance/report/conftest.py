@@ -16,9 +16,12 @@ from tests.maintenance.report.outputs import put_output
 from vidgen_dist.maintenance.report.writing import ReportPolicy, write_report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The Chromium of this machine, without a window."""
+    """The Chromium of this machine, without a window.
+
+    It ends with the file: as long as it lives, this thread has a running event loop, and can have no other.
+    """
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("there is no Chromium; install it: apt-get install chromium")
@@ -29,7 +32,7 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of 24 rows on four pages; tests change nothing in it."""
     folder = tmp_path_factory.mktemp("report")
@@ -38,7 +41,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "report"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(report: Path) -> Iterator[str]:
     """URL at which a plain web server has the report."""
 
