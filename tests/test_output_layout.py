@@ -23,6 +23,7 @@ def test_names_stay() -> None:
         "LEDGER_FOLDER": "ledger",
         "RESUME_STATES_FOLDER": "scratch",
         "LOGS_FOLDER": "logs",
+        "REPORT_FOLDER": "report",
     }
 
 

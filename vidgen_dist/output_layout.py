@@ -31,3 +31,6 @@ MANIFEST_FOLDER = "manifest"
 
 LOGS_FOLDER = "logs"
 """Logs of workers, in local folders only."""
+
+REPORT_FOLDER = "report"
+"""What `vidgen report` writes if no other place is given."""

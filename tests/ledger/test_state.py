@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.ledger.parts import attempts, entry, expected, found, of_row, table, write
 from vidgen_dist import ledger, media
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter, read_ledger, summary
+from vidgen_dist.ledger.entries import entry_rows
 from vidgen_dist.storage.folder import Storage
 
 
@@ -173,3 +174,17 @@ def test_killed_between_video_and_entry(anywhere: Storage, tmp_path: Path) -> No
     (video,) = anywhere.list("videos")
     assert anywhere.uri(video) == uri == table(anywhere)["uri"].to_pylist()[0]
     assert anywhere.read_bytes(video) == local.path.read_bytes()
+
+
+@given(parts=st.lists(st.lists(attempts, max_size=4), max_size=4))
+def test_the_latest_outcome_of_each_id_is_found(parts: list[list[LedgerEntry]]) -> None:
+    entries = [each for part in parts for each in part]
+    state = found(parts)
+    rows = pa.Table.from_batches([entry_rows([each], ledger.SCHEMA) for each in entries], ledger.SCHEMA)
+    places = state.latest_outcomes(rows.select(ledger.OUTCOME_COLUMNS))
+    latest = {(each.id, place) for each, place in zip(entries, places.tolist(), strict=True) if place >= 0}
+    assert len(latest) == len({place for _, place in latest}) == len({each.id for each in entries})
+    assert all(place < state.size for _, place in latest)
+    statuses = [(each.id, each.status) for each, place in zip(entries, places, strict=True) if place >= 0]
+    assert dict(statuses) == expected(entries, state)["verdicts"]
+    assert len(set(statuses)) == len(latest)

@@ -20,6 +20,7 @@ from vidgen_dist.cli.manifests import build_manifest, check_manifest, expand_man
 from vidgen_dist.cli.new_runs import init
 from vidgen_dist.cli.outputs import compact, export, failures, status, verify
 from vidgen_dist.cli.rendering import plan, render
+from vidgen_dist.cli.reports import report
 from vidgen_dist.cli.submission import list_jobs, show_log, stop_job, submit
 from vidgen_dist.cli.terminal import print_error
 from vidgen_dist.errors import REFUSED, Refused
@@ -51,6 +52,7 @@ for _command, _panel in (
     (submit, _RENDER),
     (status, _LOOK),
     (failures, _LOOK),
+    (report, _LOOK),
     (verify, _KEEP),
     (compact, _KEEP),
     (export, _KEEP),

@@ -42,8 +42,8 @@ from vidgen_dist.ledger.parts import (
     read_passthrough_schema,
     with_earlier_types,
 )
-from vidgen_dist.ledger.queries import DEAD_LETTERS, Summary, dead_letters, latest, summary
-from vidgen_dist.ledger.state import LedgerState, Outcomes
+from vidgen_dist.ledger.queries import DEAD_LETTERS, Summary, count_rows, dead_letters, latest, summary
+from vidgen_dist.ledger.state import OUTCOME_COLUMNS, LedgerState, Outcomes
 
 __all__ = [
     "COMPACTED",
@@ -54,6 +54,7 @@ __all__ = [
     "LOST",
     "MAX_MESSAGE",
     "OPTIONAL_COLUMNS",
+    "OUTCOME_COLUMNS",
     "PART_TIME",
     "RECENT",
     "SCHEMA",
@@ -65,6 +66,7 @@ __all__ = [
     "Summary",
     "check_passthrough",
     "compact",
+    "count_rows",
     "dead_letters",
     "has_later_parts",
     "latest",

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from vidgen_dist.ledger.attempt_merge import read_ledger
 from vidgen_dist.ledger.entries import FAILED, SCHEMA
 from vidgen_dist.ledger.parts import read_parts
+from vidgen_dist.ledger.state import LedgerState
 from vidgen_dist.storage.folder import Storage
 
 
@@ -48,7 +49,11 @@ def summary(output: Storage, total: int | None = None, ids: Iterable[pa.Array] =
 
     Raises as `read_ledger`.
     """
-    state = read_ledger(output)
+    return count_rows(read_ledger(output), total, ids)
+
+
+def count_rows(state: LedgerState, total: int | None = None, ids: Iterable[pa.Array] = ()) -> Summary:
+    """The same, of a ledger that was read before."""
     pace = 60 * state.recent / state.recent_seconds if state.recent > 1 and state.recent_seconds else None
     if total is None:
         return Summary(None, state.done, state.failed, None, state.failures, pace)
@@ -65,13 +70,9 @@ def latest(output: Storage) -> pa.Table:
     found = [SCHEMA.append(_PLACE).empty_table()]
 
     def pick(_name: str, table: pa.Table) -> None:
-        table = table.combine_chunks()
-        if not len(table):
-            return
-        ids, fingerprints = (table.column(name).combine_chunks() for name in ("id", "fingerprint"))
-        place, status = state.outcomes_of(ids, fingerprints)
-        chosen = pc.and_(pa.array(place >= 0), pc.equal(table.column("status"), pa.array(status.astype(str))))
-        found.append(table.append_column(_PLACE, pa.array(place)).filter(chosen))
+        if len(table):
+            place = state.latest_outcomes(table)
+            found.append(table.append_column(_PLACE, pa.array(place)).filter(pa.array(place >= 0)))
 
     read_parts(output, SCHEMA.names, pick)
     entries = pa.concat_tables(found).sort_by(

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vidgen_dist.bulk_digests import find_hashes, text_hashes
 from vidgen_dist.ledger.attempts import id_hashes, in_runs, run_starts
 from vidgen_dist.ledger.entries import DONE, FAILED, LOST
+
+OUTCOME_COLUMNS = ("id", "fingerprint", "status", "finished_at")
+"""The ledger's columns by which an entry is found to be its id's latest outcome."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,8 @@ class LedgerState:
     _attempts: np.ndarray
     # Whether it is the latest outcome of its id; each id has one.
     _latest: np.ndarray
+    # When it ended, in microseconds since 1970.
+    _finished_at: np.ndarray
     # The index in `_class_names` of a failure's error class; -1 for a video, also for a lost one.
     _error_class: np.ndarray
     _class_names: tuple[str, ...]
@@ -112,18 +118,30 @@ class LedgerState:
         dead = self._at(self._latest, index, False) & (self._at(self._error_class, index, -1) >= 0)
         return np.where(dead, index, -1)
 
-    def outcomes_of(self, ids: pa.Array, fingerprints: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """The latest outcomes of some rows' ids.
+    def latest_outcomes(self, entries: pa.Table) -> np.ndarray:
+        """The indices of the entries that are the latest outcomes of their ids, -1 for others: int64 (N,).
 
-        Returns:
-            Its index, -1 for a fingerprint that is not the id's latest: int64 (N,). And the status of the
-            entries that it comes from: text (N,).
+        Indices are below `size`, and in the order of hashes of the ids. An entry that occurs twice has
+        the same index twice.
+
+        Args:
+            entries: They have the columns `OUTCOME_COLUMNS`.
         """
-        index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
-        index = np.where(self._at(self._latest, index, False), index, -1)
+        columns = {name: entries.column(name).combine_chunks() for name in OUTCOME_COLUMNS}
+        index = self._find(id_hashes(columns["id"]), text_hashes(columns["fingerprint"])[:, 0])
         failed = self._at(self._error_class, index, -1) >= 0
-        lost = self._at(self._lost, index, False)
-        return index, np.where(failed, FAILED, np.where(lost, LOST, DONE))
+        lost = ~failed & self._at(self._lost, index, False)
+        found = self._at(self._latest, index, False)
+        found &= self._at(self._finished_at, index, 0) == columns["finished_at"].cast(pa.int64()).to_numpy()
+        for status, expected in ((FAILED, failed), (LOST, lost), (DONE, ~failed & ~lost)):
+            same = pc.equal(columns["status"], status).to_numpy(zero_copy_only=False)
+            found &= ~same | expected
+        return np.where(found, index, -1)
+
+    @property
+    def size(self) -> int:
+        """How many ids with their fingerprints there are."""
+        return len(self._id_high)
 
     def dead_letter_attempts(self, places: np.ndarray) -> np.ndarray:
         """The highest attempt numbers of dead letters, by their indices: int32 (N,)."""
@@ -300,6 +318,7 @@ def join_shares(
         _lost=column("lost"),
         _attempts=column("attempts"),
         _latest=np.concatenate([share.latest for share in shares]),
+        _finished_at=column("finished_at"),
         _error_class=errors,
         _class_names=names,
     )

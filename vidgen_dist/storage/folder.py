@@ -311,5 +311,6 @@ def _put_options(fs: Any, target: str, size: int) -> dict[str, Any]:
         return {}
     # s3fs sends anything smaller than two chunks as one PUT.
     options: dict[str, Any] = {"chunksize": max(size, 50 * 2**20)} if size <= _ONE_PUT_BYTES else {}
-    content_type, _ = mimetypes.guess_type(target)
+    # WebP is not among the strict ones before Python 3.13.
+    content_type, _ = mimetypes.guess_type(target, strict=False)
     return options | ({"ContentType": content_type} if content_type else {})
