@@ -17,7 +17,7 @@ def test_report(vidgen: Vidgen, tmp_path: Path) -> None:
     index = f"{output.root}/report/index.html"
     assert (ran.status, ran.out) == (0, f"{index}: 3 of 4 rows, 2 posters, 2 videos\n")
     assert Path(index).exists()
-    assert ran.err == ""
+    assert ran.err == f"next: open {index} in a browser\n"
 
 
 def test_what_is_missing_is_said(vidgen: Vidgen, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def latest(output: Storage) -> pa.Table:
 
     read_parts(output, SCHEMA.names, pick)
     entries = pa.concat_tables(found).sort_by(
-        [(name, "ascending") for name in ("place", "finished_at", "attempt")]
+        [(name, "ascending") for name in ("place", "finished_at", "attempt", "error_class")]
     )
     places = entries.column("place").to_numpy()
     last = entries.filter(pa.array(np.diff(places, append=-1) != 0))
