@@ -54,6 +54,14 @@ def test_without_a_terminal_lines_are_printed(clock: Clock) -> None:
     assert (shown.done, shown.failed, shown.left, shown.failures) == (4, 1, 85, {"OSError": 1})
 
 
+def test_a_run_without_rows_left_is_finished(clock: Clock) -> None:
+    output = io.StringIO()
+    with RunProgress(Console(file=output), total=2, done=0) as shown:
+        shown.tick(1)
+        render(shown, clock, 2, ProgressPolicy.line_seconds)
+    assert output.getvalue().splitlines()[-1] == "finished: 2 of 2 rows, 4.0 videos/min"
+
+
 def test_on_a_terminal_a_bar_is_shown(clock: Clock) -> None:
     output = io.StringIO()
     with RunProgress(Console(file=output, width=120, force_terminal=True), total=8, done=2) as shown:

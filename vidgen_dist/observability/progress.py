@@ -135,7 +135,9 @@ class RunProgress:
         parts = []
         rate = self.recent_pace()
         if rate:
-            parts += [f"{rate:.1f} videos/min", f"{span(60 * self.left / rate)} left"]
+            parts.append(f"{rate:.1f} videos/min")
+            if self.left:
+                parts.append(f"{span(60 * self.left / rate)} left")
         if self.failed:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
@@ -163,6 +165,8 @@ class RunProgress:
             self._points.popleft()
 
     def _describe_state(self) -> str:
+        if not self.left:
+            return "finished"
         if self._waiting:
             return f"{'rendering, ' if self._ready else ''}waiting for {self._waiting}"
         if self._ready:
