@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidgen_dist import __version__, printing
+from vidgen_dist.cli.comparison import compare
 from vidgen_dist.cli.demo import demo
 from vidgen_dist.cli.encoding import encode
 from vidgen_dist.cli.inspection import inspect
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (render, plan, encode, status, failures, compact, verify, export, inspect, demo):
+for _command in (render, plan, encode, status, failures, compact, verify, compare, export, inspect, demo):
     app.command()(_command)
 manifest_app = typer.Typer(help="Check a manifest, or make one.", no_args_is_help=True)
 manifest_app.command("check")(check_manifest)
