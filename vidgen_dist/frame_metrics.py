@@ -1,7 +1,7 @@
 """How far two videos of the same size are apart: MSE, PSNR, SSIM, and where they differ first and most.
 
-All of it is computed on 8-bit RGB frames, so the data range is 255. SSIM is that of Wang et al. (2004): a Gaussian
-window of 11x11 pixels with sigma 1.5, population covariance, the mean of the three channels.
+All of it is computed on 8-bit RGB frames, so the data range is 255. SSIM is that of Wang et al. (2004): a
+Gaussian window of 11x11 pixels with sigma 1.5, population covariance, the mean of the three channels.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class FrameMetrics:
         mse: Mean squared error of all frames, pixels and channels, of values from 0 to 255.
         ssim: Mean SSIM of the frames; None if they are smaller than the window.
         mean_difference: Mean absolute difference, 0 to 1.
-        motion_difference: Mean absolute difference of the changes from each frame to the next, 0 to 1; None for
-            a single frame.
+        motion_difference: Mean absolute difference of the changes from each frame to the next, 0 to 1; None
+            for a single frame.
         first_different_frame: Index of the first frame that differs; None if none does.
         worst_frame: Index of the frame with the largest MSE.
     """
@@ -57,7 +57,9 @@ def compare_frames(a: np.ndarray, b: np.ndarray) -> FrameMetrics:
     """
     for frames in (a, b):
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-            raise ValueError(f"frames are {frames.dtype} {frames.shape}; allowed: uint8 (F, H, W, 3), not empty")
+            raise ValueError(
+                f"frames are {frames.dtype} {frames.shape}; allowed: uint8 (F, H, W, 3), not empty"
+            )
     if a.shape != b.shape:
         raise ValueError(f"frames are {a.shape} and {b.shape}; allowed: the same shape")
     errors, absolute, motion, similar = [], [], [], []

@@ -37,8 +37,8 @@ def compare(
 ) -> None:
     """Compare the videos of two outputs row by row: PSNR, SSIM and where they differ.
 
-    Exit status: 0 all is well, 1 a video is missing or torn or, with --min-psnr or --min-ssim, a row is below it
-    or could not be compared, 2 refused.
+    Exit status: 0 all is well, 1 a video is missing or torn or, with --min-psnr or --min-ssim, a row is below
+    it or could not be compared, 2 refused.
     """
     import pyarrow.parquet as pq
 
@@ -75,7 +75,8 @@ def compare(
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Values for JSON, which has no infinity."""
     return {
-        name: None if isinstance(value, float) and math.isinf(value) else value for name, value in values.items()
+        name: None if isinstance(value, float) and math.isinf(value) else value
+        for name, value in values.items()
     }
 
 
@@ -97,7 +98,9 @@ def _print_comparison(found: Comparison, summary: dict[str, Any], worst: int) ->
     table = Table("id", "outcome", "PSNR, dB", "SSIM", "difference", "first frame", "worst frame", "reason")
     for row in found.rows.slice(0, worst).to_pylist():
         figures = (_psnr(row["psnr"]), _number(row["ssim"]), _number(row["mean_difference"]))
-        places = ("" if row[name] is None else str(row[name]) for name in ("first_different_frame", "worst_frame"))
+        places = (
+            "" if row[name] is None else str(row[name]) for name in ("first_different_frame", "worst_frame")
+        )
         texts = (shortened(row["id"]), row["outcome"], *figures, *places, row["reason"] or "")
         table.add_row(*map(escape, texts))
     Console().print(table)

@@ -1,7 +1,7 @@
 """`vidgen compare`: the videos of two outputs of the same rows.
 
-Both ledgers are read by columns, and their rows are matched by id, some hundred bytes a row; then videos are read
-and compared, a few pairs at a time. A row that cannot be compared stays in the result, with its reason.
+Both ledgers are read by columns, and their rows are matched by id, some hundred bytes a row; then videos are
+read and compared, a few pairs at a time. A row that cannot be compared stays in the result, with a reason.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ COLUMNS = (
         pa.float64(),
         "mean absolute difference of the changes from frame to frame, 0 to 1; null for a single frame",
     ),
-    ComparisonColumn("first_different_frame", pa.int32(), "index of the first frame that differs; null if none does"),
+    ComparisonColumn(
+        "first_different_frame", pa.int32(), "index of the first frame that differs; null if none does"
+    ),
     ComparisonColumn("worst_frame", pa.int32(), "index of the frame with the largest MSE"),
     ComparisonColumn("frames", pa.int32(), "frames of each video"),
     ComparisonColumn("uri_a", pa.string(), "the video in A, as its ledger names it"),
@@ -100,8 +102,8 @@ class Comparison:
     """What a comparison found.
 
     Args:
-        rows: A row for each compared or listed row, the worst first, with the schema `SCHEMA`: rows whose video
-            is unreadable, other rows without figures, then by PSNR and SSIM.
+        rows: A row for each compared or listed row, the worst first, with the schema `SCHEMA`: rows whose
+            video is unreadable, other rows without figures, then by PSNR and SSIM.
         all_rows: How many rows A and B have together; more than `rows` has if these are a sample.
     """
 
@@ -111,7 +113,8 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """Counts by outcome and the figures in all.
 
-        PSNR in all is that of the mean MSE of all frames, SSIM the mean of all frames: a long video counts more.
+        PSNR in all is that of the mean MSE of all frames, SSIM the mean of all frames: a long video counts
+        more.
         Figures are None if no row has them.
         """
         done = self.rows.filter(pc.equal(self.rows["outcome"], COMPARED))
@@ -200,7 +203,9 @@ def write_worst_frames(a: str, b: str, found: Comparison, place: Storage, count:
     try:
         for number, row in enumerate(worst, 1):
             frames = [side.frames(row[f"uri_{side.name.lower()}"])[0] for side in (one, other)]
-            sheet = side_by_side(row["id"], row["worst_frame"], *(each[row["worst_frame"]] for each in frames))
+            sheet = side_by_side(
+                row["id"], row["worst_frame"], *(each[row["worst_frame"]] for each in frames)
+            )
             data = BytesIO()
             sheet.save(data, "PNG")
             place.write_bytes(f"{number:04d}-{safe_name(row['id'])}.png", data.getvalue())
@@ -247,7 +252,9 @@ class _Side:
         ledger.read_parts(self._output, _LEDGER_COLUMNS, lambda _name, table: tables.append(table))
         fields = [ledger.SCHEMA.field(name) for name in _LEDGER_COLUMNS]
         schema = pa.schema([field.with_nullable(True) for field in fields])
-        whole = pa.concat_tables([schema.empty_table(), *(t.select(_LEDGER_COLUMNS).cast(schema) for t in tables)])
+        whole = pa.concat_tables(
+            [schema.empty_table(), *(t.select(_LEDGER_COLUMNS).cast(schema) for t in tables)]
+        )
         # A `lost` entry has the time and the attempt of the entry that it revokes.
         whole = whole.append_column("lost", pc.equal(whole["status"], ledger.LOST))
         keys = ("id", "finished_at", "attempt", "lost")
