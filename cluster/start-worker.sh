@@ -1,17 +1,11 @@
 #!/bin/bash
 # Let this host join a Ray cluster.   start-worker.sh HEAD_IP:PORT [further arguments of ray start]
+# CANN's settings use variables that are not set.
+# shellcheck source=cluster/cann-env.sh
+source "$(dirname "$0")/cann-env.sh"
 set -euo pipefail
 address=${1:?give the address of the head, HEAD_IP:PORT}
 shift
-for settings in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/cann/set_env.sh; do
-  if [ -f "$settings" ]; then
-    set +u
-    # shellcheck disable=SC1090
-    source "$settings"
-    set -u
-    break
-  fi
-done
 export RAY_USAGE_STATS_ENABLED=0
 ulimit -n 65536 || true
 # The head may still be starting.

@@ -10,6 +10,8 @@ function for each name. Nothing else of a page is touched.
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import re
 import sys
 import tomllib
@@ -19,9 +21,9 @@ from typing import Any
 
 from typer.main import get_command
 
+from docs.public import MODULES, PUBLIC
 from vidgen_dist import cli
 from vidgen_dist.families import FAMILIES, OUR_FIELDS
-from vidgen_dist.families.family import SchedulerClass
 from vidgen_dist.families.table import families_table
 from vidgen_dist.ledger.entries import COLUMNS
 from vidgen_dist.maintenance import comparison
@@ -126,15 +128,7 @@ def comparison_table() -> str:
 
 def samplers_table() -> str:
     """The scheduler classes that each family takes."""
-    rows = []
-    for family in FAMILIES:
-        taken = [
-            f"`{known.name}`"
-            for component in family.components
-            for known in component.takes
-            if isinstance(known, SchedulerClass)
-        ]
-        rows.append((family.name, ", ".join(taken)))
+    rows = [(family.name, ", ".join(f"`{name}`" for name in family.schedulers)) for family in FAMILIES]
     return markdown(("family", "scheduler classes"), rows)
 
 
@@ -190,7 +184,32 @@ def metrics_table() -> str:
     return markdown(("metric", "kind", "labels", "what it counts"), rows)
 
 
+def contents() -> str:
+    """The site's list of pages: a part for each table of docs/README.md."""
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    parts = [_toctree(["README"])]
+    for heading, rows in re.findall(r"^\| ([^|]+) \| \|\n\|---\|---\|\n((?:\|.*\n)+)", text, re.MULTILINE):
+        names = re.findall(r"^\| \[[^\]]*\]\((\S+)\.md\)", rows, re.MULTILINE)
+        parts.append(_toctree(names, f":caption: {heading.capitalize()}"))
+    return "\n\n".join(parts)
+
+
+def api() -> str:
+    """The public names: a table, as GitHub shows it, and what autodoc turns into docstrings on the site."""
+    parts = []
+    for heading, names in PUBLIC.items():
+        rows = [(f"`{name.rpartition('.')[2]}`", f"`{name.rpartition('.')[0]}`") for name in names]
+        directives = "\n\n".join(map(_directive, names))
+        parts += [f"## {heading}", markdown(("name", "from"), rows), f"```{{eval-rst}}\n{directives}\n```"]
+    for module, about in MODULES.items():
+        names = ", ".join(f"`{name}`" for name in importlib.import_module(module).__all__)
+        parts += [f"## {module}", f"{about.capitalize()}: {names}."]
+    return "\n\n".join(parts)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
+    "api": api,
+    "contents": contents,
     "families": families_table,
     "row-fields": lambda: columns_table(OUR_FIELDS),
     "run-options": options_tables,
@@ -209,6 +228,19 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 # --- details -----------------------------------------------------------------------------------------
+
+
+def _toctree(pages: Sequence[str], *options: str) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", *options, "", *pages, "```"])
+
+
+def _directive(name: str) -> str:
+    """What autodoc is asked for a public name."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute)
+    if inspect.isclass(found):
+        return f".. auto{'exception' if issubclass(found, Exception) else 'class'}:: {name}\n   :members:"
+    return f".. auto{'function' if inspect.isfunction(found) else 'data'}:: {name}"
 
 
 def _group() -> Any:

@@ -1,122 +1,63 @@
-"""Submit a run file to a Ray cluster as a Ray job, and follow it.
+"""Submit a run file to a Ray cluster from a machine that has Ray alone, and follow the job.
 
     python jobs/submit.py http://HEAD:8265 run.yaml --option output.uri=s3://bucket/videos
 
-The run file is checked here first. The cluster runs `vidgen render run.yaml --address auto`: vidgen_dist
-must be installed there (`cluster/Dockerfile`), and manifest and output must be reachable from there;
-relative paths are refused.
-`ray job stop ID` lets the rows that are being rendered finish only within Ray's RAY_JOB_STOP_WAIT_TIME_S,
-3 seconds by default; finished rows are kept either way.
+It needs `ray[default]` and nothing of ours; who has vidgen_dist uses `vidgen submit`, which checks the run
+first and takes a local manifest along. The cluster runs `vidgen render run.yaml --address auto`, which checks
+the run there: manifest, output, model, images and LoRAs must be reachable from the cluster's hosts. Relative
+paths of manifest, output and prompt cache are refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from vidgen_dist import printing
-from vidgen_dist.cli.assignments import (
-    KEY_VALUE,
-    SAMPLING,
-    is_key_of_spec,
-    read_mapping,
-    read_options,
-    read_pair,
-)
-from vidgen_dist.errors import Refused
-from vidgen_dist.output.run_file import load_run
-from vidgen_dist.output_layout import RUN_FILE
-from vidgen_dist.preflight.sampling import check_sampling, sampling_media
-from vidgen_dist.runtime.connection import in_one_line
-from vidgen_dist.spec import RunSpec
-from vidgen_dist.storage.uris import is_relative
-
-ENTRYPOINT = shlex.join(["vidgen", "render", RUN_FILE, "--address", "auto"])
+PLACES = ("manifest.uri", "output.uri", "model.prompt_cache")
+FLAGS = ("--option", "--set")
+STATUSES = (0, 1, 2, 130)
+"""The exit statuses of `vidgen render`."""
 
 
-def read_spec(uri: str, options: Sequence[str] = (), settings: Sequence[str] = ()) -> RunSpec:
-    """The run file with `KEY=VALUE` texts put over it.
+def entrypoint(given: Mapping[str, Sequence[str]]) -> str:
+    """The job's command.
 
     Args:
-        uri: The run file.
-        options: What follows each `--option`: dotted keys of the file.
-        settings: What follows each `--set`: fields of rows. Dotted keys are taken as well: before there was
-            `--option`, they were given here.
-
-    Raises:
-        Refused: The file cannot be read, or a key or value is not allowed.
+        given: Flag -> what follows each use of it; `vidgen render` reads it on the cluster.
     """
-    names = [read_pair("--set", text)[0] for text in settings]
-    if "seed" in names:
-        raise Refused(
-            "--set seed: is ambiguous; --option seed=N is the run's seed, from which each row gets its own; "
-            "--option sampling.seed=N is one seed for all rows"
-        )
-    keys = [text for name, text in zip(names, settings, strict=True) if is_key_of_spec(name)]
-    fields = [text for name, text in zip(names, settings, strict=True) if not is_key_of_spec(name)]
-    given = {
-        **read_options(keys, "--set"),
-        **read_mapping(SAMPLING, fields, "--set"),
-        **read_options(options),
-    }
-    spec = load_run(uri, given)
-    check_sampling(spec)
-    return spec
+    flags = [word for flag in FLAGS for text in given.get(flag, ()) for word in (flag, text)]
+    return f"exec {shlex.join(['vidgen', 'render', 'run.yaml', '--address', 'auto', *flags])}"
 
 
-def connect(address: str) -> JobSubmissionClient:
-    """The cluster that jobs are submitted to.
+def relative_places(text: str, options: Sequence[str]) -> list[str]:
+    """What names another file on the cluster, or none: `KEY: path` each.
 
-    Raises:
-        Refused: The address is not a dashboard's, or no dashboard answers there.
+    Args:
+        text: The run file.
+        options: What follows each `--option`.
     """
-    if not address.lower().startswith(("http://", "https://")):
-        # Ray would look for a cluster there for minutes.
-        raise Refused(f"{address}: not a dashboard's address; allowed: http://HEAD:8265")
-    try:
-        return JobSubmissionClient(address)
-    except Exception as error:
-        raise Refused(f"{address}: no dashboard answers: {in_one_line(error)}") from error
+    run = yaml.safe_load(text)
+    places = dict(option.partition("=")[::2] for option in options)
+    for key in PLACES:
+        section, name = key.split(".")
+        within = run.get(section) if isinstance(run, dict) else None
+        places.setdefault(key, within.get(name) if isinstance(within, dict) else None)
+    return [f"{key}: {places[key]}" for key in PLACES if _is_relative(places[key])]
 
 
-def submit(client: JobSubmissionClient, spec: RunSpec) -> str:
-    """Submit a run to the cluster and return the job's id.
-
-    Raises:
-        Refused: A path means another file there, or the cluster does not accept the job.
-    """
-    _check_paths(spec)
-    with tempfile.TemporaryDirectory(prefix="vidgen-job-") as folder:
-        (Path(folder) / RUN_FILE).write_text(spec.to_yaml(), encoding="utf-8")
-        try:
-            return client.submit_job(
-                entrypoint=ENTRYPOINT,
-                runtime_env={"working_dir": folder},
-                metadata={"model": spec.model.id, "output": spec.output.uri},
-            )
-        except Exception as error:
-            raise Refused(f"the cluster does not accept the job: {in_one_line(error)}") from error
-
-
-def _check_paths(spec: RunSpec) -> None:
-    media = {f"sampling.{name}": uri for name, uri in sampling_media(spec).items()}
-    for key, path in {"manifest.uri": spec.manifest.uri, "output.uri": spec.output.uri, **media}.items():
-        if is_relative(path):
-            raise Refused(f"{key}: {path!r} is not allowed; a URI or {_ABSOLUTE}")
-    model = spec.model.id
-    # Without a folder of that name it is a hub id.
-    if is_relative(model) and (model.startswith((".", "~")) or Path(model).is_dir()):
-        raise Refused(f"model.id: {model!r} is not allowed; a hub id or {_ABSOLUTE}")
-
-
-_ABSOLUTE = "an absolute path: the cluster's hosts work in another folder than this command"
+def _is_relative(place: Any) -> bool:
+    path = place.removeprefix("file://") if isinstance(place, str) else ""
+    return bool(path) and "://" not in path and not os.path.isabs(path)
 
 
 async def follow(client: JobSubmissionClient, job: str) -> None:
@@ -128,49 +69,53 @@ async def follow(client: JobSubmissionClient, job: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Submit a run file and, without `--no-wait`, follow the job.
 
-    Exit status: 0 all rows done, 1 some failed or the job cannot be followed, 2 refused, 130 interrupted.
+    Exit status: the run's own; 1 if the job cannot be followed, 2 refused, 130 interrupted.
     """
-    printing.guard()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("address", help="the cluster's dashboard, http://HEAD:8265")
-    parser.add_argument("run_file", help="a run.yaml: path or URI")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar=KEY_VALUE,
-        help="any option by its dotted key in the file, such as topology.watchdog.denoise=30",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar=KEY_VALUE,
-        help="a sampling default by its column's name, such as num_frames=49",
-    )
+    parser.add_argument("run_file", type=Path, help="a run.yaml")
+    for flag in FLAGS:
+        parser.add_argument(
+            flag, action="append", default=[], metavar="KEY=VALUE", help="as of vidgen render"
+        )
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and leave")
     given = parser.parse_args(arguments)
+    if not given.address.startswith(("http://", "https://")):
+        # Ray would look for a cluster there for minutes.
+        parser.error(f"{given.address}: not a dashboard's address; allowed: http://HEAD:8265")
     try:
-        spec = read_spec(given.run_file, given.option, given.set)
-        client = connect(given.address)
-        job = submit(client, spec)
-    except Refused as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(job)
+        text = given.run_file.read_text(encoding="utf-8")
+        relative = relative_places(text, given.option)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"{given.run_file}: {error}")
+    if relative:
+        parser.error(f"{', '.join(relative)}: a relative path; allowed: URIs, and paths that the cluster has")
+    try:
+        client = JobSubmissionClient(given.address)
+        with tempfile.TemporaryDirectory(prefix="vidgen-job-") as folder:
+            (Path(folder) / "run.yaml").write_text(text, encoding="utf-8")
+            job = client.submit_job(
+                entrypoint=entrypoint({"--option": given.option, "--set": given.set}),
+                runtime_env={"working_dir": folder},
+            )
+    except Exception as error:  # noqa: BLE001 - Ray raises what comes, plain `Exception` too
+        parser.error(f"{given.address}: {error}")
+    print(job, flush=True)
     if given.no_wait:
         return 0
     try:
         asyncio.run(follow(client, job))
-        status = client.get_job_status(job)
+        found = client.get_job_info(job)
     except KeyboardInterrupt:
         print(f"the job goes on; `ray job stop {job}` stops it", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 - Ray raises what comes, and the job does not depend on it
-        print(f"{job}: cannot be followed ({in_one_line(error)}); the job may go on", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - the job does not depend on it
+        print(f"{job}: cannot be followed ({error}); the job may go on", file=sys.stderr)
         return 1
-    print(f"{job}: {status.value}", file=sys.stderr)
-    return 0 if status == JobStatus.SUCCEEDED else 1
+    print(f"{job}: {found.status.value}", file=sys.stderr)
+    if found.driver_exit_code in STATUSES:
+        return found.driver_exit_code
+    return {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130}.get(found.status, 1)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,20 @@ def load(model: ModelOptions, _device: str, _threads: int | None, mesh: FakeMesh
     return FakePipeline(mesh or FakeMesh(), command="die:" if model.id == "dies-in-every-row" else "")
 
 
+def load_prompt_encoder(model: ModelOptions, _device: str, _threads: int | None) -> FakeEncoder:
+    load(model, _device, _threads, None)
+    return FakeEncoder()
+
+
+class FakeEncoder:
+    """Executes the commands in a prompt, and keeps nothing."""
+
+    def encode_prompts(self, request: FakeRequest) -> None:
+        pipeline = FakePipeline(FakeMesh())
+        for command, argument in pipeline._commands(request.prompt):
+            pipeline._execute(command, argument, lambda: None)
+
+
 class FakePipeline:
     def __init__(self, mesh: FakeMesh, command: str = "") -> None:
         self._mesh = mesh

@@ -12,8 +12,8 @@ CALLED = [
 ]
 
 
-def test_an_engine_has_six_functions() -> None:
-    assert len(CALLED) == 6
+def test_an_engine_has_seven_functions() -> None:
+    assert len(CALLED) == 7
 
 
 @pytest.mark.parametrize("module", [engine, fake_engine], ids=lambda module: module.__name__)

@@ -74,3 +74,12 @@ def test_streams_of_others_stay(capsys: pytest.CaptureFixture[str]) -> None:
     assert printing.fault_of_output() is None
     print("captured")
     assert capsys.readouterr().out == "captured\n"
+
+
+def test_lines_come_at_once_under_pythonunbuffered() -> None:
+    code = (
+        "from vidgen_dist import printing; printing.guard(); import os, sys;"
+        "print('first', file=sys.stderr); os.write(2, b'second\\n')"
+    )
+    ran = shell(f'PYTHONUNBUFFERED=1 {sys.executable} -c "{code}"')
+    assert ran.stderr == "first\nsecond\n"

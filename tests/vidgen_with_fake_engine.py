@@ -1,13 +1,14 @@
 """`vidgen`, rendering with the fast fake engine: `python -m tests.vidgen_with_fake_engine ARGS`.
 
 In front of the arguments of `vidgen` there may be `--policies` and their JSON: `tests.commands.fake_vidgen`
-makes the beginning of such a command line.
+makes the beginning of such a command line; and `--attached`, to end with the process that started it.
 """
 
 import json
 import sys
 
 from vidgen_dist import engine
+from vidgen_dist.background import attached
 from vidgen_dist.cli import main
 from vidgen_dist.runtime.driver.policies import RunPolicies
 
@@ -25,4 +26,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--policies"]:
         policies = read_policies(sys.argv[2])
         del sys.argv[1:3]
-    main(policies)
+    if sys.argv[1:2] == ["--attached"]:
+        del sys.argv[1]
+        attached.main(policies)
+    else:
+        main(policies)

@@ -1,22 +1,21 @@
 """The engine: the seam between the runtime and the models.
 
-An engine is a module with the six functions of `Engine`. The driver, which must not load the model, calls
+An engine is a module with the functions of `Engine`. The driver, which must not load the model, calls
 `open_model`, then `check_models`, then `choose_gangs` or `check_memory`. A worker calls `load` once, after
-`open_rendezvous` if it is a rank of a gang. This module is the engine of the models; tests have a fast engine
-of their own. `check_tokenizers`, `unknown_lora_keys` and `encode_prompts` are for commands
-without a run.
+`open_rendezvous` if it is a rank of a gang; an actor of `vidgen encode` calls `load_prompt_encoder`. This
+module is the engine of the models; tests have a fast engine of their own. `check_tokenizers` and
+`unknown_lora_keys` are for commands without a run.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from vidgen_dist.errors import RowError
 from vidgen_dist.families import checkpoints
 from vidgen_dist.families.checkpoints import open_model_checkpoint, scheduler_settings, warn_unknown_keys
 from vidgen_dist.families.common.rendering import OnProgress, OnState, Rendering, ResumeState
@@ -107,6 +106,17 @@ class Pipeline(Protocol):
     ) -> Rendering: ...
 
 
+class PromptEncoder(Protocol):
+    """Text encoders with a prompt store."""
+
+    def encode_prompts(self, request: ResolvedRequest, /) -> object:
+        """Encode a request's prompts where the store lacks them, and keep them there.
+
+        Raises:
+            RowError: The request cannot be encoded.
+        """
+
+
 class Engine(Protocol):
     """The functions of an engine that the runtime calls; those of this module describe them."""
 
@@ -123,6 +133,10 @@ class Engine(Protocol):
     def load(
         self, model: ModelOptions, device: str, threads: int | None, mesh: Mesh | None, /
     ) -> Pipeline: ...
+
+    def load_prompt_encoder(
+        self, model: ModelOptions, device: str, threads: int | None, /
+    ) -> PromptEncoder: ...
 
 
 def get_engine(name: str) -> Engine:
@@ -220,32 +234,21 @@ def _unknown_lora_keys(model: ModelOptions) -> list[str]:
     return unknown_lora_keys(open_model_checkpoint(model), model)
 
 
-def encode_prompts(
-    model: ModelOptions,
-    device: str,
-    requests: Iterable[ResolvedRequest],
-    on_end: Callable[[ResolvedRequest, RowError | None], None],
-) -> None:
-    """Fill a model's prompt store, in this process.
+def load_prompt_encoder(model: ModelOptions, device: str, threads: int | None) -> PromptEncoder:
+    """Load a model's text encoders in this process, to fill its prompt store.
 
     Args:
         model: The checkpoint, with a prompt store.
-        device: `cpu` or `ascend`.
-        requests: The rows' requests.
-        on_end: Called after each, with what is wrong with it.
+        device, threads: See `load`.
+
+    Raises:
+        Refused: As `load`.
     """
     from vidgen_dist import nn
     from vidgen_dist.families.loader import load_encoders
 
-    nn.set_device(device)
-    pipeline = load_encoders(model)
-    for request in requests:
-        error = None
-        try:
-            pipeline.encode_prompts(request)
-        except RowError as fault:
-            error = fault
-        on_end(request, error)
+    nn.set_device(device, threads)
+    return load_encoders(model)
 
 
 def choose_gangs(spec: RunSpec, device: str, npus: int, rows: int) -> tuple[int, Degrees]:

@@ -14,6 +14,10 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+REFUSED = 2
+"""Exit status of what is refused before it starts."""
+
+
 class Refused(Exception):
     """Work that is refused before it starts: a bad manifest, spec, checkpoint or output.
 

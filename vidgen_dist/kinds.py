@@ -139,7 +139,11 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Whole(Kind):
-    """A whole number in a range, ends included; also as a float without a fraction."""
+    """A whole number in a range; also as a float without a fraction.
+
+    Args:
+        low, high: The ends of the range, which are allowed.
+    """
 
     low: int = 1
     high: int = 2**31 - 1
@@ -177,7 +181,12 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number in a range, ends included; without the lower end if it must be `above` it."""
+    """A finite number in a range.
+
+    Args:
+        low, high: The ends of the range, which are allowed.
+        above: Whether the lower end is not allowed.
+    """
 
     low: float
     high: float

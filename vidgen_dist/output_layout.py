@@ -26,5 +26,8 @@ LEDGER_FOLDER = "ledger"
 RESUME_STATES_FOLDER = "scratch"
 """Renderings that were saved between two steps, until their rows are done."""
 
+MANIFEST_FOLDER = "manifest"
+"""Copies of the manifest, where a run keeps one: each in a folder that is named by its content."""
+
 LOGS_FOLDER = "logs"
 """Logs of workers, in local folders only."""

@@ -108,6 +108,13 @@ def fault_of_output() -> OSError | None:
     return None if isinstance(sink.fault, BrokenPipeError) else sink.fault
 
 
+def output_is_lost() -> bool:
+    """Whether standard output cannot be written any more, for example because its reader is gone."""
+    sink = sink_of(sys.stdout)
+    sys.stdout.flush()
+    return sink is not None and sink.fault is not None
+
+
 def sink_of(stream: TextIO) -> Sink | None:
     """The sink of a stream, if `guard` made the stream."""
     sink = getattr(getattr(stream, "buffer", None), "raw", None)
@@ -135,6 +142,7 @@ def _guarded(stream: TextIO | None, descriptor: int) -> TextIO:
         encoding=stream.encoding,
         # A prompt that the terminal's encoding cannot show must not end the program either.
         errors="backslashreplace" if stream.errors == "strict" else stream.errors,
-        line_buffering=bool(stream.line_buffering),
+        # Under PYTHONUNBUFFERED, which Ray sets for jobs, what is written through stays in our own buffer.
+        line_buffering=bool(stream.line_buffering or getattr(stream, "write_through", False)),
         write_through=getattr(stream, "write_through", False),
     )

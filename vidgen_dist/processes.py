@@ -62,6 +62,20 @@ def open_pool(processes: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
+def terminate_at_the_end_of(descriptor: int) -> None:
+    """Send this process a SIGTERM when a descriptor of a pipe ends: its other end was closed.
+
+    The system closes it when the process that holds it ends, however it ends.
+    """
+
+    def wait() -> None:
+        while os.read(descriptor, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
 def run_in_process(fn: Any, /, *args: Any) -> Any:
     """Runs a module's function in a process of its own; returns or raises what it does.
 

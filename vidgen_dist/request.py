@@ -42,7 +42,13 @@ FPS = "fps"
 
 
 class RequestError(RowError, ValueError):
-    """A value that a field of a request cannot have; the message has field, value and what is allowed."""
+    """A value that a field of a request cannot have; the message has field, value and what is allowed.
+
+    Args:
+        field: The field's name.
+        value: The value.
+        allowed: What is allowed, in words.
+    """
 
     def __init__(self, field: str, value: Any, allowed: str) -> None:
         super().__init__(f"{field}: {shown_value(value)} is not allowed; {allowed}")
@@ -77,6 +83,7 @@ class Field:
         per_row: Whether its value differs from row to row and does not affect what a model can do.
         shape: Whether it decides the shape of what is computed; rows of one shape are rendered together.
         not_sampling: Why a run cannot set it under `sampling`; empty if it can.
+        usual: Whether many people change it: a new run file gives the model's default as a value.
         may_be_ignored: Whether a model without this field ignores it; other fields are then refused.
     """
 
@@ -87,6 +94,7 @@ class Field:
     per_row: bool = False
     shape: bool = False
     not_sampling: str = ""
+    usual: bool = False
     may_be_ignored: bool = False
 
     @property
@@ -142,7 +150,7 @@ class RenderRequest:
         not_sampling="each row has its own",
     )
     negative_prompt: str | None = _row(
-        Text(), "what the video must not show; used where there is guidance", base=True
+        Text(), "what the video must not show; used where there is guidance", base=True, usual=True
     )
     image: Any = _row(Image(), "the first frame, for image-to-video: path, URI or encoded bytes")
     video: Any = _row(Clip(), "the clip, for video-to-video: path or URI")
@@ -151,17 +159,19 @@ class RenderRequest:
         "pixels; a multiple that the model needs, such as 16 or 32",
         base=True,
         shape=True,
+        usual=True,
     )
-    width: int | None = _row(Whole(), "pixels; a multiple as for `height`", base=True, shape=True)
+    width: int | None = _row(Whole(), "pixels; a multiple as for `height`", base=True, shape=True, usual=True)
     num_frames: int | None = _row(
         Whole(),
         "number of frames; video-to-video: how many of the clip's frames are used",
         base=True,
         shape=True,
+        usual=True,
     )
-    num_inference_steps: int | None = _row(Whole(), "denoising steps", base=True)
+    num_inference_steps: int | None = _row(Whole(), "denoising steps", base=True, usual=True)
     guidance_scale: float | None = _row(
-        Number(0, 1e6), "scale of classifier-free guidance; 1 or less turns it off", base=True
+        Number(0, 1e6), "scale of classifier-free guidance; 1 or less turns it off", base=True, usual=True
     )
     guidance_rescale: float | None = _row(
         Number(0, 1),
@@ -180,6 +190,7 @@ class RenderRequest:
         Number(0, 1, above=True),
         "video-to-video: share of the steps that are taken; with more, less of the clip remains",
         base=True,
+        usual=True,
     )
     max_sequence_length: int | None = _row(
         Whole(), "number of tokens to which the prompt is cut or padded", base=True

@@ -5,6 +5,7 @@ PyYAML reads numbers as in YAML 1.1, where `1e3` is a text, `0123` is 83 and `1:
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, ClassVar
 
@@ -62,3 +63,9 @@ def read_value(text: str) -> Any:
 def write(data: Any) -> str:
     """YAML that any reader reads back, with the keys in the order of the mappings."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def in_line(value: Any) -> str:
+    """A value as YAML in one line, as it stands behind a key."""
+    text = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return text.strip()[1:-1]

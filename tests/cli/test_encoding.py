@@ -14,7 +14,7 @@ from vidgen_dist import RenderRequest, load_pipeline
 from vidgen_dist.families.loader import load_model
 from vidgen_dist.spec import make_model
 
-pytestmark = pytest.mark.usefixtures("no_ray")
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 SMALL = {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 2, "max_sequence_length": 24}
 
@@ -52,17 +52,11 @@ def test_a_run_after_it_loads_no_encoder(vidgen: Vidgen, run_file: Path, tmp_pat
     np.testing.assert_array_equal(frames, load_pipeline(str(case.checkpoint))(request))
 
 
-def test_parts(vidgen: Vidgen, run_file: Path, tmp_path: Path) -> None:
-    assert "2 rows encoded" in vidgen("encode", run_file, "--part", "1/2").out
-    # Only "a fox" and the empty one.
-    assert entries(tmp_path) == 2
-    assert "2 rows encoded" in vidgen("encode", run_file, "--part", "2/2").out
+def test_several_workers(vidgen: Vidgen, run_file: Path, tmp_path: Path) -> None:
+    assert "4 rows encoded" in vidgen("encode", run_file, "--workers", "2").out
     assert entries(tmp_path) == 4
 
 
 def test_what_is_wrong_is_named(vidgen: Vidgen, run_file: Path) -> None:
-    for part in ("0/2", "3/2", "half"):
-        said = vidgen("encode", run_file, "--part", part)
-        assert (said.status, f"--part {part}: is not K/N" in said.err) == (2, True)
     run_file.write_text(run_file.read_text().replace("prompt_cache", "revision"))
     assert "prompt_cache is missing" in vidgen("encode", run_file).err

@@ -1,8 +1,9 @@
-"""`vidgen inspect`: what a LoRA is, and what of it a model does not take."""
+"""`vidgen inspect`: what a checkpoint or a LoRA is, and what of a LoRA a model does not take."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,44 @@ def test_what_is_no_lora(vidgen: Vidgen, tmp_path: Path) -> None:
     assert "none.safetensors" in said.err
     save_file({"a.dora_scale": np.ones((2, 2), np.float32)}, tmp_path / "dora.safetensors")
     assert "DoRA is not supported" in vidgen("inspect", tmp_path / "dora.safetensors").err
+
+
+def test_what_a_checkpoint_is(vidgen: Vidgen) -> None:
+    case = references.case("5b")
+    told = vidgen("inspect", case.checkpoint).out
+    for line in (
+        f"checkpoint   {case.checkpoint}",
+        "family       CogVideoX (CogVideoXPipeline)",
+        "tasks        text-to-video, video-to-video",
+        "weights      on this machine",
+    ):
+        assert line in told.splitlines()
+    assert "1 on 910B (bfloat16)" in told
+    assert re.search(r"transformer +114,816 +0.2 MiB +0.4 MiB float32 CogVideoXTransformer3DModel", told)
+    assert re.search(r"height +48 a multiple of 16", told)
+    as_json = json.loads(vidgen("inspect", case.checkpoint, "--json", "--task", "video-to-video").out)
+    assert (as_json["kind"], as_json["family"]) == ("checkpoint", "CogVideoX")
+    assert [task["task"] for task in as_json["tasks"]] == ["video-to-video", "text-to-video"]
+
+
+def test_a_variant_and_an_adapter(vidgen: Vidgen) -> None:
+    case = references.case("v1-5-2", "animatediff")
+    assert "name it with --adapter" in vidgen("inspect", case.checkpoint).err
+    told = vidgen("inspect", case.checkpoint, "--adapter", case.options["adapter"])
+    assert told.status == 0
+    assert "motion_adapter" in told.out
+    fp16 = references.case("img2vid", "stable_video_diffusion")
+    assert "it has fp16" in vidgen("inspect", fp16.checkpoint).err
+    assert "float16" in vidgen("inspect", fp16.checkpoint, "--variant", "fp16").out
+
+
+def test_flags_of_the_other_kind(vidgen: Vidgen) -> None:
+    case = references.LoraCase("ltx")
+    said = vidgen("inspect", case.base.checkpoint, "--model", "org/model")
+    assert (said.status, said.err.split(": ", 1)[1]) == (
+        2,
+        f"--model: not allowed; {case.base.checkpoint} is a checkpoint\n",
+    )
+    said = vidgen("inspect", case.loras[0][0], "--task", "text-to-video", "--variant", "fp16")
+    assert said.status == 2
+    assert "--task, --variant: not allowed" in said.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,26 @@ def test_the_command_starts_without_numpy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert ran.stdout.strip() == "[]"
+
+
+def test_completing_loads_nothing_heavy() -> None:
+    environment = {
+        **os.environ,
+        "_VIDGEN_COMPLETE": "complete_bash",
+        "COMP_WORDS": "vidgen render m --dtype f",
+        "COMP_CWORD": "4",
+    }
+    heavy = "[name for name in ('numpy', 'pyarrow', 'ray') if name in sys.modules]"
+    code = (
+        "import sys; sys.argv = ['vidgen']\nfrom vidgen_dist import cli\n"
+        f"try:\n    cli.main()\nfinally:\n    print({heavy})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
+    )
+    assert ran.stdout.split() == ["float32", "float16", "[]"]

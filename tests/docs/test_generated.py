@@ -19,7 +19,9 @@ from vidgen_dist.spec.documentation import option_rows
 from vidgen_dist.worker_events import EVENTS
 
 STANDS_IN = {
+    "api": ["docs/api.md"],
     "commands": ["docs/README.md"],
+    "contents": ["docs/index.md"],
     "families": ["README.md", "docs/models.md"],
     "layers": ["docs/architecture.md"],
     "ledger-columns": ["docs/output.md"],

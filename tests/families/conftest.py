@@ -20,5 +20,5 @@ def cpu() -> None:
 @pytest.fixture
 def nothing_told() -> None:
     """Warnings that are given once in a process have not been given yet."""
-    tasks.warn_of_frames.cache_clear()
+    tasks._warn_of_frames.cache_clear()
     _warn_of_guidance.cache_clear()

@@ -52,3 +52,26 @@ def test_dead_letters_are_the_rows_that_count_as_failed(
         assert row["attempts"] in {
             max(e.attempt for e in alike if e.fingerprint == letter.fingerprint) for letter in own
         }
+
+
+@given(entries=st.lists(attempts, max_size=12), cut=st.integers(0, 12))
+def test_the_latest_entries_are_one_for_each_id_and_agree_with_the_counts(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[LedgerEntry], cut: int
+) -> None:
+    output = open_storage(tmp_path_factory.mktemp("out"))
+    for part in (entries[:cut], entries[cut:], entries[:3]):
+        write(output, *part)
+    state, latest = read_ledger(output), ledger.latest(output)
+    assert latest.schema.equals(ledger.SCHEMA)
+    rows = latest.to_pylist()
+    by_id = {row["id"]: row["status"] for row in rows}
+    assert len(by_id) == len(rows)
+    assert by_id.keys() == {each.id for each in entries}
+    statuses = list(by_id.values())
+    assert (statuses.count("done"), statuses.count("failed")) == (state.done, state.failed)
+    dead = (row for row in rows if row["status"] == "failed")
+    failed = {row["id"]: (row["error_class"], row["finished_at"]) for row in dead}
+    letters = ledger.dead_letters(output).to_pylist()
+    assert failed == {row["id"]: (row["error_class"], row["finished_at"]) for row in letters}
+    for row in rows:
+        assert any(each.status == row["status"] and each.id == row["id"] for each in entries)

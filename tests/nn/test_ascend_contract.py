@@ -330,6 +330,18 @@ def test_products(stand_in, bias):
     np.testing.assert_array_equal(nn.to_numpy(ascend.embedding(ids, w)), nn.to_numpy(cpu.embedding(ids, w)))
 
 
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "gelu_sigmoid"])
+@pytest.mark.parametrize("gated", [True, False])
+def test_activated_products(stand_in, name, gated):
+    stand_in(F, "linear", lambda input, weight, bias: plain.linear(input, weight, bias))
+    stand_in(F, "silu", lambda input, inplace: plain.silu(input) if not inplace else None)
+    stand_in(F, "gelu", lambda input, approximate: plain.gelu(input, approximate))
+    stand_in(mint, "sigmoid", lambda input: 1 / (1 + np.exp(-input)))
+    stand_in(mint, "chunk", lambda input, chunks, dim: np.split(input, chunks, dim))
+    arguments = (tensor(draw(2, 5, 6)), tensor(draw(8, 6)), tensor(draw(8)), name, gated)
+    check(ascend.activated_linear(*arguments), cpu.activated_linear(*arguments))
+
+
 @pytest.mark.parametrize("pairs", ["neighbours", "halves"])
 @pytest.mark.parametrize("dtype", [nn.float32, nn.float16])
 def test_rotary(stand_in, pairs, dtype):

@@ -9,6 +9,7 @@ from scipy import special
 
 from tests.nn import plain
 from vidgen_dist import nn
+from vidgen_dist.activations import FEED_FORWARDS
 from vidgen_dist.nn import backend, cpu_graphs
 from vidgen_dist.nn.rotary import apply_rotary, rotary
 
@@ -32,6 +33,22 @@ def check(tensor, expected, **tolerance):
 def test_linear(draw, lead, bias):
     x, w, b = draw(*lead, 19), draw(530, 19), draw(530) if bias else None
     check(nn.linear(*map(tensor, (x, w, b))), plain.linear(x, w, b))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("name", sorted({function for _, function in FEED_FORWARDS.values()}))
+def test_an_activated_product_is_the_activation_of_the_product(draw, name, gated, bias):
+    x, w, b = draw(3, 5, 19), draw(46, 19), draw(46) if bias else None
+    hidden = plain.linear(x, w, b)
+    value, gate = np.split(hidden, 2, -1) if gated else (1, hidden)
+    activation = {
+        "silu": plain.silu,
+        "gelu": plain.gelu,
+        "gelu_tanh": partial(plain.gelu, approximate="tanh"),
+        "gelu_sigmoid": lambda x: x * special.expit(1.702 * x),
+    }[name]
+    check(nn.activated_linear(*map(tensor, (x, w, b)), name, gated), value * activation(gate))
 
 
 def tensor(array):
@@ -506,6 +523,11 @@ def test_what_graphs_know_of_shapes_changes_no_bit(draw, monkeypatch):
         (nn.linear, draw(2, 777, 320), draw(640, 320)),
         (nn.linear, draw(3, 1100, 96), draw(100, 96), draw(100)),
         (nn.matmul, draw(3, 200, 130), draw(130, 70)),
+        (
+            partial(nn.activated_linear, bias=None, activation="silu", gated=True),
+            draw(777, 96),
+            draw(640, 96),
+        ),
     ]
     results = []
     for room in (0, 2**30):
@@ -524,6 +546,7 @@ def test_the_number_of_threads_changes_no_bit(draw, threads):
             nn.to_numpy(y).tobytes()
             for y in (
                 nn.linear(tensor(x), tensor(w)),
+                nn.activated_linear(tensor(x), tensor(w), None, "gelu_tanh"),
                 nn.attention(tensor(q), tensor(q), tensor(q)),
                 nn.conv3d(tensor(video), tensor(kernel), padding=1),
                 nn.conv3d(tensor(video), tensor(kernel), stride=(1, 2, 2)),

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.output.holders import holder_of, policy_of, write_holder
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.errors import Refused
 from vidgen_dist.output import lease as leases
-from vidgen_dist.output.lease import Lease, LeasePolicy, acquire, has_died
+from vidgen_dist.output.lease import Holder, Lease, LeasePolicy, acquire, has_died, living_holder
 from vidgen_dist.output_layout import LEASE_FILE, LEASE_LOCK
 from vidgen_dist.storage import shared_files
 from vidgen_dist.storage.failures import StorageError
@@ -374,3 +375,25 @@ def test_a_full_disk_leaves_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="No space left on device"):
         file.write(b"held", None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_living_holder_is_known_to_those_who_only_look(tmp_path: Path) -> None:
+    output = open_storage(tmp_path)
+    assert living_holder(output) is None
+    with acquire(output, "mine", print_line=print):
+        left = output.read_bytes(LEASE_FILE)
+        holder = living_holder(output)
+        assert holder is not None
+        assert holder.run == "mine"
+    assert living_holder(output) is None
+    # It was killed, on this machine.
+    output.write_bytes(LEASE_FILE, left)
+    assert living_holder(output) is None
+    # On another machine, its heartbeats tell.
+    now = datetime.now(UTC)
+    for silent, lives in ((10, True), (3600, False)):
+        heartbeat = f"{now - timedelta(seconds=silent):%Y-%m-%d %H:%M:%S} UTC"
+        output.write_bytes(LEASE_FILE, Holder("theirs", "then", heartbeat, "elsewhere").to_bytes())
+        assert (living_holder(output) is not None) == lives
+    output.write_bytes(LEASE_FILE, b"torn")
+    assert living_holder(output) is None

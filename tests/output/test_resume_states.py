@@ -86,7 +86,7 @@ def file_with(head: Mapping[str, object]) -> bytes:
 
 def test_a_new_release_reads_the_files_of_the_release_before(monkeypatch: pytest.MonkeyPatch) -> None:
     file = pack(state(), "f")
-    monkeypatch.setattr(resume_states, "__version__", "9.0.0")
+    monkeypatch.setattr(resume_states, "VERSION", "9.0.0")
     assert unpack(file, "f").step == 3
     # From before files had a format.
     assert unpack(file_with({"format": None}), "f").step == 3

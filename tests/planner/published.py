@@ -313,7 +313,10 @@ NAMES = {
     "Lightricks/LTX-Video-0.9.8-13B-distilled": "ltx-0.9.8",
     "genmo/mochi-1-preview": "mochi",
     "emilianJR/epiCRealism": "animatediff",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "animatediff",
+    "stabilityai/stable-video-diffusion-img2vid": "stable-video-diffusion-14",
     "stabilityai/stable-video-diffusion-img2vid-xt": "stable-video-diffusion",
+    "stabilityai/stable-video-diffusion-img2vid-xt-1-1": "stable-video-diffusion",
     "ali-vilab/i2vgen-xl": "i2vgen-xl",
 }
 """`checkpoint`'s hub ids."""
@@ -324,12 +327,16 @@ def checkpoint(folder: Path, name: str) -> Checkpoint:
 
     Args:
         folder: The configs are written to it.
-        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or
-            `mochi`, or `stable-video-diffusion`, or `i2vgen-xl`; or `animatediff`, with the motion adapter
-            v1-5-2.
+        name: One of `TRANSFORMERS`, or `ltx-` and one of `LTX_VAES`, or `hunyuan-video`, or `mochi`, or
+            `stable-video-diffusion` (25 frames) or `stable-video-diffusion-14`, or `i2vgen-xl`; or
+            `animatediff`, with the motion adapter v1-5-2.
     """
     if name == "stable-video-diffusion":
         return _written(folder, name, _STABLE_VIDEO_DIFFUSION_INDEX, _STABLE_VIDEO_DIFFUSION)
+    if name == "stable-video-diffusion-14":
+        shorter = {**_STABLE_VIDEO_DIFFUSION["unet"], "num_frames": 14}
+        configs = {**_STABLE_VIDEO_DIFFUSION, "unet": shorter}
+        return _written(folder, name, _STABLE_VIDEO_DIFFUSION_INDEX, configs)
     if name == "i2vgen-xl":
         return _written(folder, name, _I2VGEN_XL_INDEX, _I2VGEN_XL)
     if name == "animatediff":

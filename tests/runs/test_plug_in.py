@@ -155,6 +155,17 @@ def test_a_manifest_is_checked_and_a_run_is_planned(vidgen: Vidgen, checkpoint: 
     assert "sampling.first_guidance_scale" in set_by_run.stderr
 
 
+def test_its_checkpoint_is_inspected_and_gets_a_run_file(
+    vidgen: Vidgen, checkpoint: Path, tmp_path: Path
+) -> None:
+    facts = json.loads(vidgen("inspect", checkpoint, "--json").stdout)
+    assert (facts["family"], facts["tasks"][0]["task"]) == ("Toy", "image-to-video")
+    assert "first_guidance_scale" in [field["name"] for field in facts["tasks"][0]["fields"]]
+    vidgen("init", checkpoint, tmp_path / "run.yaml")
+    assert "first frame's weight of guidance" in (tmp_path / "run.yaml").read_text()
+    assert json.loads(vidgen("plan", tmp_path / "run.yaml", "--json").stdout)["family"] == "Toy"
+
+
 @pytest.fixture
 def ray_with_toy(_ray_environment: None, installed: Path, request: pytest.FixtureRequest) -> Iterator[None]:
     """A local Ray whose workers find the package."""

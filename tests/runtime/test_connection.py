@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,9 +20,11 @@ import pytest
 import ray
 from ray._private.utils import check_version_info
 
+from tests.waiting import PATIENCE
 from vidgen_dist.errors import Refused
 from vidgen_dist.runtime import connection
 from vidgen_dist.runtime.connection import (
+    ConnectionPolicy,
     RayFault,
     alive_nodes,
     choose_device,
@@ -55,6 +59,14 @@ def test_all_ranks_fit_with_the_share_of_cpus(nodes: list[float], replicas: int,
 def test_more_ranks_than_cpus_allow_are_refused() -> None:
     with pytest.raises(Refused, match=r"topology\.replicas: 20001 ranks .* room for 20000"):
         cpu_share([2], 20001)
+
+
+def test_a_run_that_waits_for_npus_is_one_of_ascend() -> None:
+    """A cluster that grows may have none yet: nobody asks it."""
+    assert choose_device(TopologyOptions(address="127.0.0.1:1", npus=8)) == "ascend"
+    assert choose_device(TopologyOptions(address="127.0.0.1:1", npus=8, device="cpu")) == "cpu"
+    # This machine does not grow.
+    assert choose_device(TopologyOptions(npus=8)) == ("ascend" if glob.glob("/dev/davinci[0-9]*") else "cpu")
 
 
 def test_cores_are_divided_without_overlap() -> None:
@@ -129,6 +141,59 @@ def test_whatever_ray_raises_is_refused_with_its_cause(
 def test_a_sigterm_while_ray_starts_is_an_interrupt(fails_with: Callable[[BaseException], None]) -> None:
     fails_with(SystemExit(15))
     with pytest.raises(KeyboardInterrupt), connected(TopologyOptions()):
+        raise AssertionError("connected")
+
+
+@pytest.mark.parametrize("address", [None, "head:6379"])
+def test_a_ray_that_never_answers_is_refused(
+    fails_with: Callable[[BaseException], None], address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_with(AssertionError("not called"))
+    answers, closed = threading.Event(), threading.Event()
+    monkeypatch.setattr(ray, "init", lambda **_: answers.wait(PATIENCE))
+    place = "topology.address: head:6379: the cluster" if address else "no local Ray can be started: .*"
+    with (
+        pytest.raises(Refused, match=f"^{place} did not answer within 0.05 s; look at "),
+        connected(TopologyOptions(address=address), ConnectionPolicy(start_seconds=0.05)),
+    ):
+        raise AssertionError("connected")
+    # What comes after all is not left behind.
+    monkeypatch.setattr(ray, "shutdown", closed.set)
+    answers.set()
+    assert closed.wait(PATIENCE)
+
+
+def test_a_sigterm_while_ray_never_answers_is_an_interrupt(
+    fails_with: Callable[[BaseException], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_with(AssertionError("not called"))
+    over = threading.Event()
+
+    def terminate(**_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait(PATIENCE)
+
+    monkeypatch.setattr(ray, "init", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), connected(TopologyOptions()):
+        raise AssertionError("connected")
+    over.set()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_host_that_does_not_reach_itself_is_refused_at_once(
+    fails_with: Callable[[BaseException], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_with(AssertionError("not called"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    with (
+        pytest.raises(Refused, match=r"^no local Ray .* 127\.0\.0\.1 .*unreachable\); .* ip link set lo up$"),
+        connected(TopologyOptions()),
+    ):
         raise AssertionError("connected")
 
 

@@ -33,6 +33,17 @@ def test_a_pulse_tells_the_stage_and_the_seconds_since_its_latest_beat() -> None
     assert pulse.silence() == {}
 
 
+def test_a_pulse_tells_the_step_of_a_stage_that_has_steps() -> None:
+    pulse = Pulse()
+    pulse.beat("denoise", (3, 50))
+    assert pulse.steps == (3, 50)
+    pulse.beat("decode")
+    assert pulse.steps is None
+    pulse.beat("denoise", (4, 50))
+    pulse.rest()
+    assert pulse.steps is None
+
+
 def test_each_stage_has_its_own_limit() -> None:
     limits = limits_of(WatchdogOptions(denoise=10, write=100), "cpu")
     assert describe_overdue({"denoise": 9.0, "write": 99.0}, limits) is None

@@ -92,14 +92,14 @@ def test_an_added_option_needs_its_declaration_alone(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == {
         "flags": {
-            "--sharpness": ["render", "plan"],
-            "--stickers": ["render"],
-            "--tag": ["render"],
-            "--poster": ["render"],
-            "--spares": ["render", "plan"],
-            "--option": ["render", "plan", "encode"],
-            "--patience": ["render"],
-            "--note": ["render"],
+            "--sharpness": ["render", "submit", "init", "plan"],
+            "--stickers": ["render", "submit", "init"],
+            "--tag": ["render", "submit", "init"],
+            "--poster": ["render", "submit", "init"],
+            "--spares": ["render", "submit", "init", "plan"],
+            "--option": ["render", "submit", "init", "plan", "encode"],
+            "--patience": ["render", "submit", "init"],
+            "--note": ["render", "submit", "init"],
         },
         "run_file": VALUES,
         "workers": VALUES,

@@ -131,10 +131,19 @@ def test_every_fault_is_told_at_once() -> None:
     assert any("output is missing" in line for line in lines)
 
 
-@pytest.mark.parametrize("key", ["topology", "sampling"])
-def test_a_key_without_values(key: str) -> None:
-    with pytest.raises(Refused, match=f"line 4: {key}: None is not allowed; it should be a mapping"):
-        parse_spec(f"model: {{id: m}}\nmanifest: {{uri: a}}\noutput: {{uri: b}}\n{key}:\n", "run.yaml")
+LEAST = "manifest: {uri: a}\noutput: {uri: b}\n"
+
+
+@pytest.mark.parametrize("key", ["topology:", "sampling:", "faults:", "topology:\n  watchdog:"])
+def test_a_part_whose_keys_are_all_comments_has_its_defaults(key: str) -> None:
+    text = f"model: {{id: m}}\n{LEAST}"
+    assert parse_spec(f"{text}{key}\n", "run.yaml") == parse_spec(text, "run.yaml")
+
+
+@pytest.mark.parametrize("key", ["model:", "seed: 1\nmodel:"])
+def test_a_needed_part_without_values(key: str) -> None:
+    with pytest.raises(Refused, match="model: None is not allowed; it should be a mapping"):
+        parse_spec(f"{LEAST}{key}\n", "run.yaml")
 
 
 def test_yaml_that_holds_itself() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vidgen_dist.cli.flags import help_of
 from vidgen_dist.cli.rendering import run
+from vidgen_dist.cli.terminal import print_next, print_table
 from vidgen_dist.spec import RunSpec, spec_from_flags
 
 if TYPE_CHECKING:
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[str, typer.Argument(help=help_of("output.uri"))] = "vidgen-demo",
+    output: Annotated[str, typer.Argument(metavar="[OUTPUT]", help=help_of("output.uri"))] = "vidgen-demo",
 ) -> None:
-    """Render the package's own manifest with its own checkpoint on two local workers."""
+    """Render the package's own manifest with its own checkpoint on two local workers.
+
+    Examples:
+        vidgen demo
+        vidgen demo /tmp/demo
+    """
     from vidgen_dist.demo import SAMPLING, checkpoint_path, manifest_path
 
     spec = spec_from_flags(
@@ -32,7 +37,7 @@ def demo(
             **{f"sampling.{field}": value for field, value in SAMPLING.items()},
         }
     )
-    result = run(spec)
+    result = run(spec, say_next=False)
     _print_demo(spec, result.output, sheet_is_old=result.done > 0)
     raise typer.Exit(result.exit_status)
 
@@ -65,12 +70,15 @@ def _print_demo(spec: RunSpec, output: Storage, *, sheet_is_old: bool) -> None:
             videos.append((prompt, entry["uri"]))
         seconds = sum(value or 0.0 for name, value in entry.items() if name.startswith("seconds_"))
         table.add_row(row_id, entry["status"], prompt, str(entry["frames"]), f"{seconds:.1f}")
-    console = Console()
-    console.print(table)
+    print_table(table)
     places = {"checkpoint": spec.model.id}
     if videos and not sheet_is_old and output.exists(CONTACT_SHEET):
         places["contact sheet"] = output.uri(CONTACT_SHEET)
     elif videos:
         places["contact sheet"] = write_contact_sheet(output, videos, spec.output.format)
     for name, place in places.items():
-        console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
+        print(f"{name}: {place}")
+    print_next(
+        "your own prompts: `vidgen manifest build prompts.txt manifest.parquet`, then `vidgen render "
+        "manifest.parquet OUTPUT --model MODEL`"
+    )

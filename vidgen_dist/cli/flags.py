@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import typer
 
-from vidgen_dist.cli.assignments import KEY_VALUE, read_mapping, read_options
+from vidgen_dist.cli.assignments import KEY_VALUE, SAMPLING, read_mapping, read_options
+from vidgen_dist.cli.completion import Completion, offer, offer_fields, offer_retries
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import COMMAND_LINE, Command, RunSpec
 from vidgen_dist.spec.option import DeclaredOption, declared_options, plain_types
@@ -19,6 +20,10 @@ from vidgen_dist.yaml_core import read_value
 
 Flags: TypeAlias = Mapping[str, Any]
 """Dotted keys of a spec, `model.dtype`, with the values that the command line has for them."""
+
+
+_LONGEST_LIST = 24
+"""Characters of a list of values that help shows in place of a name."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class _Flag:
             None,
             f"{self.name}/--no-{self.name.removeprefix('--')}" if self.kinds == {bool} else self.name,
             help=option.help,
-            metavar=option.metavar or (KEY_VALUE if self.kinds == {dict} else None),
+            metavar=self._metavar,
+            autocompletion=self._completion,
             rich_help_panel=self.declared.group,
             show_default=self.declared.default or False,
         )
@@ -57,6 +63,28 @@ class _Flag:
             default=default,
             annotation=self._type | None,
         )
+
+    @property
+    def _metavar(self) -> str | None:
+        """What help calls its value."""
+        listed = "|".join(self.declared.values)
+        if self.declared.option.metavar is not None or self.kinds == {bool}:
+            return self.declared.option.metavar
+        if self.kinds == {dict}:
+            return KEY_VALUE
+        if int in self.kinds or float in self.kinds:
+            return f"N|{listed}" if listed else "N"
+        return listed if 0 < len(listed) <= _LONGEST_LIST else "TEXT"
+
+    @property
+    def _completion(self) -> Completion | None:
+        """What a shell offers for its value."""
+        if self.declared.key == SAMPLING:
+            return offer_fields
+        if self.declared.key == "manifest.retry":
+            return offer_retries
+        values = self.declared.values
+        return offer(values, several=self.kinds == {tuple}) if values else None
 
     @property
     def _type(self) -> type | types.GenericAlias:
@@ -77,16 +105,19 @@ class _Flag:
         return {} if value is None else {key: value}
 
 
-def with_flags(command: Command) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_flags(
+    command: Command, *, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the flags that the run spec declares for it, and `--option` for all other keys.
 
     The decorated function has a keyword parameter `options`, which receives the `Flags` that the command
     line has.
 
     Args:
-        command: Its name.
+        command: Its name, or another command's that has the same flags.
+        without: Dotted keys whose flags it does not have, because an argument of its own gives them.
     """
-    flags = _flags(command)
+    flags = [flag for flag in _flags(command) if flag.declared.key not in without]
     added = [*(flag.parameter() for flag in flags), _ANY_OPTION]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -111,6 +142,7 @@ _ANY_OPTION = inspect.Parameter(
         None,
         "--option",
         metavar=KEY_VALUE,
+        autocompletion=offer([f"{known.key}=" for known in declared_options(RunSpec)]),
         help="Any option by its dotted key in a run.yaml, such as topology.watchdog.denoise=30.",
         rich_help_panel="Any option",
     ),

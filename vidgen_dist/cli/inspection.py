@@ -1,4 +1,4 @@
-"""The command that says what a LoRA is."""
+"""The command that says what a checkpoint or a LoRA is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidgen_dist.cli.terminal import counted
-from vidgen_dist.errors import listed
+from vidgen_dist.cli.flags import help_of
+from vidgen_dist.cli.terminal import counted, print_table
+from vidgen_dist.errors import Refused, listed
+from vidgen_dist.spec import COMMAND_LINE
 
 if TYPE_CHECKING:
     from vidgen_dist.weights.lora.files import LoraFile
@@ -18,16 +20,84 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    place: Annotated[str, typer.Argument(help="A LoRA: hub id, folder, path or URI.")],
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLACE", help="A checkpoint: hub id or folder; or a LoRA: hub id, folder, path or URI."
+        ),
+    ],
     *,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"Of a checkpoint: {help_of('model.task')}")] = None,
+    variant: Annotated[str | None, typer.Option(help=f"Of a checkpoint: {help_of('model.variant')}")] = None,
+    adapter: Annotated[str | None, typer.Option(help=f"Of a checkpoint: {help_of('model.adapter')}")] = None,
     model: Annotated[
-        str | None, typer.Option(help="A checkpoint: say which of the LoRA's keys fit nothing in it.")
+        str | None, typer.Option(help="Of a LoRA: a checkpoint; say which of the LoRA's keys do not fit it.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the LoRA's hub id.")] = None,
-    weight_name: Annotated[str | None, typer.Option(help="Its file in a folder or on the hub.")] = None,
+    weight_name: Annotated[
+        str | None, typer.Option(help="Of a LoRA: its file in a folder or on the hub.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a LoRA is: what it was made for, what it changes, with which rank and scale."""
+    """Show what a checkpoint or a LoRA is; a checkpoint's weights need not be here.
+
+    Of a checkpoint: family, tasks, components, fields of rows, sizes, and the smallest gang on each device.
+
+    Of a LoRA: what it was made for, what it changes, with which rank and scale.
+
+    Examples:
+        vidgen inspect zai-org/CogVideoX-5b
+        vidgen inspect guoyww/animatediff-motion-lora-zoom-out
+        vidgen inspect style.safetensors --model zai-org/CogVideoX-5b
+    """
+    from vidgen_dist.weights.checkpoint import is_checkpoint
+
+    of_checkpoint = {"--task": task, "--variant": variant, "--adapter": adapter}
+    of_lora = {"--model": model, "--weight-name": weight_name}
+    # A repository may hold both: who names the LoRA's file means the LoRA.
+    if weight_name is None and is_checkpoint(place, revision):
+        _refuse_given(of_lora, f"{place} is a checkpoint")
+        _inspect_checkpoint(place, revision, task, variant, adapter, as_json=as_json)
+    else:
+        _refuse_given(of_checkpoint, f"{place} is no checkpoint (it has no model_index.json)")
+        _inspect_lora(place, revision, weight_name, model, as_json=as_json)
+
+
+def _refuse_given(flags: Mapping[str, str | None], why: str) -> None:
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given:
+        raise Refused(f"{COMMAND_LINE}: {', '.join(given)}: not allowed; {why}")
+
+
+def _inspect_checkpoint(
+    place: str,
+    revision: str | None,
+    task: str | None,
+    variant: str | None,
+    adapter: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from vidgen_dist.planner.checkpoint_facts import inspect_checkpoint
+    from vidgen_dist.planner.facts_report import as_json as facts_as_json
+    from vidgen_dist.planner.facts_report import summary, tables
+    from vidgen_dist.spec import make_model
+
+    given = {"id": place, "revision": revision, "task": task, "variant": variant, "adapter": adapter}
+    facts = inspect_checkpoint(make_model(given, COMMAND_LINE))
+    if as_json:
+        print(json.dumps(facts_as_json(facts)))
+        return
+    for name, value in summary(facts):
+        print(f"{name:<12} {value}")
+    for table in tables(facts):
+        print()
+        print_table(table)
+
+
+def _inspect_lora(
+    place: str, revision: str | None, weight_name: str | None, model: str | None, *, as_json: bool
+) -> None:
     from vidgen_dist.engine import unknown_lora_keys
     from vidgen_dist.spec import LoraOptions, make_model
     from vidgen_dist.weights.lora.files import open_lora
@@ -49,6 +119,7 @@ def inspect(
 
 def _as_json(lora: LoraFile, facts: LoraFacts, unfitting: list[str] | None) -> dict[str, Any]:
     return {
+        "kind": "lora",
         "id": lora.place,
         "revision": lora.revision,
         "digest": lora.digest,

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
-from vidgen_dist.cli.terminal import counted, print_error
+from vidgen_dist.cli.terminal import counted, print_error, print_next
 from vidgen_dist.errors import Refused
 
 
 @with_flags("manifest check")
 def check_manifest(
-    uri: Annotated[str, typer.Argument(help=help_of("manifest.uri"))],
+    uri: Annotated[str, typer.Argument(metavar="URI", help=help_of("manifest.uri"))],
     *,
     options: Flags,
     export: Annotated[
         str | None, typer.Option(metavar="PARQUET", help="Write all bad rows, with the reasons, to a file.")
     ] = None,
 ) -> None:
-    """Check every row without a model; with --model, also against what that checkpoint can do."""
+    """Check every row without a model; with --model, also against what that checkpoint can do.
+
+    Exit status: 0 all rows can be rendered, 2 some cannot.
+
+    Examples:
+        vidgen manifest check manifest.parquet
+        vidgen manifest check manifest.parquet --model zai-org/CogVideoX-5b --export bad.parquet
+    """
     from vidgen_dist.families import known_fields
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.media import ignore_warnings
@@ -39,16 +47,23 @@ def check_manifest(
     if not report.ok:
         by_column = ", ".join(f"{column or 'row'} {count:,}" for column, count in report.counts.items())
         raise Refused(
-            f"{shown}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column})"
+            f"{shown}: {report.bad_rows:,} of {report.rows:,} rows cannot be rendered ({by_column}): mend "
+            "them, or render the others with `vidgen render --bad-rows fail`"
         )
     print(f"{shown}: {counted(report.rows, 'row')}, all can be rendered")
+    print_next(f"`vidgen render {quote(shown)} OUTPUT --model {quote(options.get('model.id', 'MODEL'))}`")
 
 
 def build_manifest(
     inputs: Annotated[list[str], typer.Argument(metavar="IN...", help=".txt, .csv or .jsonl files.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
 ) -> None:
-    """Make a manifest from text (a prompt a line), CSV or JSON lines."""
+    """Make a manifest from text (a prompt a line), CSV or JSON lines.
+
+    Examples:
+        vidgen manifest build prompts.txt manifest.parquet
+        vidgen manifest build first.csv second.jsonl manifest.parquet
+    """
     from vidgen_dist.families import known_fields, needed_columns
     from vidgen_dist.manifest import describe_unknown
     from vidgen_dist.manifest_build import build
@@ -58,6 +73,12 @@ def build_manifest(
     for name in report.unknown_columns:
         print_error(f"{redact(report.uri)}: {describe_unknown(name, known_fields())}")
     print(f"{redact(report.uri)}: {counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
+    print_next(_check_it(redact(report.uri)))
+
+
+def _check_it(manifest: str) -> str:
+    """What to do with a new manifest."""
+    return f"`vidgen manifest check {quote(manifest)} --model MODEL`"
 
 
 def expand_manifest(
@@ -80,6 +101,11 @@ def expand_manifest(
     """Write each row many times: with all combinations of seeds and values.
 
     Ids stay the same when seeds and values become more, so that a run goes on.
+
+    Examples:
+        vidgen manifest expand manifest.parquet more.parquet --seeds 4
+        vidgen manifest expand manifest.parquet more.parquet --grid guidance_scale=4,6,8
+        vidgen manifest expand in.parquet out.parquet --template "a {animal} in snow" --grid animal=fox,owl
     """
     from vidgen_dist.cli.assignments import read_lists
     from vidgen_dist.families import known_fields
@@ -90,3 +116,4 @@ def expand_manifest(
         uri, out, seeds=seeds, grid=read_lists(grid or (), "--grid"), template=template, fields=known_fields()
     )
     print(f"{redact(report.uri)}: {counted(report.rows, 'row')}, columns {', '.join(report.columns)}")
+    print_next(_check_it(redact(report.uri)))

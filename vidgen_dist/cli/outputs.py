@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vidgen_dist.cli.terminal import counted, print_error, progress_bar
+from vidgen_dist.cli.completion import offer
+from vidgen_dist.cli.terminal import INTERRUPTED, counted, print_error, print_next, print_table, progress_bar
 from vidgen_dist.errors import Refused, shortened
+from vidgen_dist.output_layout import RUN_FILE
+from vidgen_dist.spec import COMMAND_LINE
 
 if TYPE_CHECKING:
     from vidgen_dist.maintenance.export_writer import ExportReport
@@ -26,20 +30,67 @@ _SHOWN_FINDINGS, _LISTED_FINDINGS = 20, 1000
 _REPAIR = "`vidgen verify --repair` marks them, and the next `vidgen render` renders them again"
 
 
-def status(
-    output: Annotated[str, typer.Argument(help="Output of a run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show a run's progress and state, from its output alone."""
-    from vidgen_dist.maintenance.status import COUNTED, describe_run, read_status
+_KINDS = ("hf", "webdataset")
+"""The kinds of data sets that `vidgen export` writes."""
 
+
+def status(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again and again until the run has ended.")
+    ] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="For --watch; by default as often as the run reports."),
+    ] = None,
+) -> None:
+    """Show a run's progress and state, from its output alone.
+
+    With --watch on a terminal: a live view with what each gang does. Elsewhere: a line now and then. When the
+    run has ended, its state follows, and the exit status says how it stands: 0 all rows done, 1 some are not,
+    130 interrupted, or Ctrl-C, which ends only the watching.
+
+    Examples:
+        vidgen status s3://bucket/videos
+        vidgen status out --watch
+        vidgen status out --watch --interval 60 >> progress.log
+        vidgen status out --json
+    """
+    from vidgen_dist.maintenance.status import read_status
+
+    if watch and as_json:
+        raise Refused(f"{COMMAND_LINE}: --watch and --json exclude each other")
+    if watch:
+        from vidgen_dist.cli.watching import show_until_the_end
+
+        try:
+            show_until_the_end(output, interval)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
     found = read_status(output)
     if as_json:
         print(json.dumps(found))
         return
-    run = found.pop("run")
-    found["counted"] = COUNTED[found["counted"]]
+    _print_status(found)
+    if watch:
+        raise typer.Exit(_exit_status(found))
+
+
+def _exit_status(found: Mapping[str, Any]) -> int:
+    """The exit status of a run that stands so."""
+    if found["pending"] == found["failed"] == 0:
+        return 0
+    run = found["run"]
+    return INTERRUPTED if run is not None and run["state"] == "interrupted" else 1
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    from vidgen_dist.maintenance.status import COUNTED, describe_run
+
+    found = {**found, "counted": COUNTED[found["counted"]]}
     failures, pace, left = (found.pop(name) for name in ("failures", "videos_per_minute", "seconds_left"))
+    run = found.pop("run")
     if pace is not None:
         found["pace"] = f"{pace:.1f} videos/min"
     if left is not None:
@@ -53,17 +104,23 @@ def status(
                 table.add_row("", f"{count:,} {escape(error_class)}")
     for name, value in describe_run(run) if run else ():
         table.add_row(name, escape(value))
-    Console().print(table)
+    print_table(table)
 
 
 def failures(
-    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     export: Annotated[
         str | None, typer.Option(metavar="PARQUET", help="Write them to a file instead of printing.")
     ] = None,
 ) -> None:
-    """List the rows that failed and are not done since: id, error, message, attempts, time."""
+    """List the rows that failed and are not done since: id, error, message, attempts, time.
+
+    Examples:
+        vidgen failures out
+        vidgen failures out --json
+        vidgen failures out --export bad.parquet
+    """
     import pyarrow.parquet as pq
 
     from vidgen_dist.maintenance.status import read_failures
@@ -88,13 +145,23 @@ def failures(
         when = f"{row['finished_at']:%Y-%m-%d %H:%M:%S}Z"
         texts = (row["id"], row["error_class"] or "", row["error_message"] or "", str(row["attempts"]), when)
         table.add_row(*map(escape, texts))
-    Console().print(table)
+    print_table(table)
     if len(found) > _SHOWN_FAILURES:
         print_error(f"the last {_SHOWN_FAILURES} of {len(found):,}; --json and --export have all")
+    if len(found):
+        print_next(
+            f"`vidgen render {quote(redact(output).rstrip('/'))}/{RUN_FILE} --retry failed` tries them again"
+        )
 
 
-def compact(output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")]) -> None:
-    """Merge a ledger's many small parts into few."""
+def compact(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a run, which may go on.")],
+) -> None:
+    """Merge a ledger's many small parts into few.
+
+    Examples:
+        vidgen compact s3://bucket/videos
+    """
     from vidgen_dist.maintenance.status import compact_ledger
 
     done = compact_ledger(output)
@@ -103,7 +170,7 @@ def compact(output: Annotated[str, typer.Argument(help="Output of a run, which m
 
 
 def verify(
-    output: Annotated[str, typer.Argument(help="Output of a run, which may go on.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a run, which may go on.")],
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every video: its SHA-256, and whether it decodes.")
     ] = False,
@@ -115,8 +182,14 @@ def verify(
     """Compare the ledger with the videos in storage.
 
     Exit status: 0 every video is there and whole, 1 some are missing or torn, 2 refused.
+
+    Examples:
+        vidgen verify out
+        vidgen verify out --deep --json
+        vidgen verify out --repair                # then `vidgen render` renders them again
     """
     from vidgen_dist.maintenance.verification import verify as compare
+    from vidgen_dist.storage.uris import redact
 
     with progress_bar("folders") as progress:
         found = compare(
@@ -131,6 +204,8 @@ def verify(
         print(json.dumps({**dataclasses.asdict(found), "whole": found.whole}))
     else:
         _print_verification(found)
+        if found.ok:
+            print_next(f"`vidgen export {quote(redact(output))} URI --to hf`, or `--to webdataset`")
     raise typer.Exit(0 if found.ok else 1)
 
 
@@ -151,7 +226,7 @@ def _print_verification(found: Verification) -> None:
         count = getattr(found, name)
         if count or name in ("videos", "whole", "missing", "torn"):
             table.add_row(name, f"{count:,}", note)
-    Console().print(table)
+    print_table(table)
     for finding in found.findings:
         whose = "" if finding.id is None else f" (id {shortened(finding.id)!r})"
         print(f"{finding.kind}: {finding.path}{whose}: {finding.message}")
@@ -169,9 +244,14 @@ def _print_verification(found: Verification) -> None:
 
 
 def export(
-    output: Annotated[str, typer.Argument(help="Output of a run.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a run.")],
     destination: Annotated[str, typer.Argument(metavar="URI", help="An empty folder.")],
-    to: Annotated[str, typer.Option(metavar="hf|webdataset", help="A videofolder, or tar shards.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(_KINDS), autocompletion=offer(_KINDS), help="A videofolder, or tar shards."
+        ),
+    ],
     manifest: Annotated[str | None, typer.Option(help="Where the run's manifest is now.")] = None,
     shard_size: Annotated[str, typer.Option(help="Size of a tar shard, at most.")] = "1GB",
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a tar shard, at most.")] = 10_000,
@@ -179,6 +259,10 @@ def export(
     """Write the rows that are done, with their videos, as a data set; continue one that was killed.
 
     Exit status: 0 all of them are written, 1 some videos are missing or torn and left out, 2 refused.
+
+    Examples:
+        vidgen export out dataset --to hf
+        vidgen export s3://bucket/videos s3://bucket/shards --to webdataset --shard-size 500MB
     """
     from vidgen_dist.maintenance.export import export as write
 
@@ -193,14 +277,22 @@ def export(
             limit=_SHOWN_FINDINGS,
             progress=progress,
         )
-    _print_export(made, destination, "shard" if to == "webdataset" else "file")
+    _print_export(made, destination, to)
     raise typer.Exit(1 if made.missing else 0)
 
 
-def _print_export(made: ExportReport, destination: str, unit: str) -> None:
+_OPEN = {
+    "hf": 'datasets.load_dataset("videofolder", data_dir={})',
+    "webdataset": "docs/export.md says what reads the shards in {}",
+}
+"""How each kind of data set is opened."""
+
+
+def _print_export(made: ExportReport, destination: str, to: str) -> None:
     """Print what was written, what was left out, and why."""
     from vidgen_dist.storage.uris import redact
 
+    unit = "shard" if to == "webdataset" else "file"
     written = f"{counted(made.videos, 'row')} in {counted(made.files, unit)}"
     print(f"{redact(destination)}: {written}, {made.kept:,} of them from before")
     left_out = (
@@ -221,3 +313,4 @@ def _print_export(made: ExportReport, destination: str, unit: str) -> None:
         print_error(f"id {shortened(left.id)!r}: {left.message}")
     if made.missing:
         print_error(_REPAIR)
+    print_next(_OPEN[to].format(repr(redact(destination))))

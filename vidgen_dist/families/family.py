@@ -293,6 +293,12 @@ class Family(Generic[C]):
                     f"{self.name}: the task of {known.name} is {known.task!r}; allowed: {', '.join(tasks)}"
                 )
 
+    @property
+    def schedulers(self) -> tuple[str, ...]:
+        """The names of the scheduler classes that its checkpoints may have."""
+        taken = (known for component in self.components for known in component.takes)
+        return tuple(known.name for known in taken if isinstance(known, SchedulerClass))
+
     def read_configs(self, checkpoint: Checkpoint) -> C:
         """The configs of a checkpoint.
 

@@ -42,7 +42,7 @@ from vidgen_dist.ledger.parts import (
     read_passthrough_schema,
     with_earlier_types,
 )
-from vidgen_dist.ledger.queries import DEAD_LETTERS, Summary, dead_letters, summary
+from vidgen_dist.ledger.queries import DEAD_LETTERS, Summary, dead_letters, latest, summary
 from vidgen_dist.ledger.state import LedgerState, Outcomes
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "compact",
     "dead_letters",
     "has_later_parts",
+    "latest",
     "ledger_schema",
     "open_part",
     "part_names",

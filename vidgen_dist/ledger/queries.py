@@ -59,6 +59,31 @@ def summary(output: Storage, total: int | None = None, ids: Iterable[pa.Array] =
     return Summary(total, counts.done, counts.failed, pending, counts.failures, pace, left)
 
 
+def latest(output: Storage) -> pa.Table:
+    """The entry of each id's latest outcome, with the columns `SCHEMA`, by time. Raises as `read_ledger`."""
+    state = read_ledger(output)
+    found = [SCHEMA.append(_PLACE).empty_table()]
+
+    def pick(_name: str, table: pa.Table) -> None:
+        table = table.combine_chunks()
+        if not len(table):
+            return
+        ids, fingerprints = (table.column(name).combine_chunks() for name in ("id", "fingerprint"))
+        place, status = state.outcomes_of(ids, fingerprints)
+        chosen = pc.and_(pa.array(place >= 0), pc.equal(table.column("status"), pa.array(status.astype(str))))
+        found.append(table.append_column(_PLACE, pa.array(place)).filter(chosen))
+
+    read_parts(output, SCHEMA.names, pick)
+    entries = pa.concat_tables(found).sort_by(
+        [(name, "ascending") for name in ("place", "finished_at", "attempt")]
+    )
+    places = entries.column("place").to_numpy()
+    last = entries.filter(pa.array(np.diff(places, append=-1) != 0))
+    return last.drop_columns("place").sort_by([("finished_at", "ascending"), ("id", "ascending")])
+
+
+_PLACE = pa.field("place", pa.int64())
+
 DEAD_LETTERS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from vidgen_dist.bulk_digests import find_hashes, text_hashes
 from vidgen_dist.ledger.attempts import id_hashes, in_runs, run_starts
+from vidgen_dist.ledger.entries import DONE, FAILED, LOST
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,19 @@ class LedgerState:
         index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
         dead = self._at(self._latest, index, False) & (self._at(self._error_class, index, -1) >= 0)
         return np.where(dead, index, -1)
+
+    def outcomes_of(self, ids: pa.Array, fingerprints: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """The latest outcomes of some rows' ids.
+
+        Returns:
+            Its index, -1 for a fingerprint that is not the id's latest: int64 (N,). And the status of the
+            entries that it comes from: text (N,).
+        """
+        index = self._find(id_hashes(ids), text_hashes(fingerprints)[:, 0])
+        index = np.where(self._at(self._latest, index, False), index, -1)
+        failed = self._at(self._error_class, index, -1) >= 0
+        lost = self._at(self._lost, index, False)
+        return index, np.where(failed, FAILED, np.where(lost, LOST, DONE))
 
     def dead_letter_attempts(self, places: np.ndarray) -> np.ndarray:
         """The highest attempt numbers of dead letters, by their indices: int32 (N,)."""

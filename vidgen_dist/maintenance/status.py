@@ -8,7 +8,7 @@ ledger do not change; otherwise the manifest's ids are looked up in the ledger.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -103,17 +103,8 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     if run["live"]:
         lines = [("run", f"{run['run']} at work since {since}, last heard of {silent} ago")]
-        states = Counter(gang["state"] for gang in run["gangs"])
-        counts = ", ".join(f"{count:,} {state}" for state, count in states.items())
-        lines.append(("gangs", counts or "none"))
-        slow = [
-            f"row {row['row']} on {row['gang']}: for {span(row['seconds'])}, usually "
-            f"{span(row['usual_seconds'])}"
-            for row in run["slow_rows"]
-        ]
-        slow += [f"gang {gang['gang']}: {gang['times']:.1f} times the usual" for gang in run["slow_gangs"]]
-        if len(slow) > SHOWN_STRAGGLERS:
-            slow[SHOWN_STRAGGLERS:] = [f"and {len(slow) - SHOWN_STRAGGLERS:,} more: see --json"]
+        lines.append(("gangs", describe_gangs(run["gang_states"], (gang["state"] for gang in run["gangs"]))))
+        slow = describe_stragglers(run["slow_rows"], run["slow_gangs"])
         return lines + [("stragglers" if line is slow[0] else "", line) for line in slow]
     if run["died"]:
         state = f"died; last heard of {silent} ago; run it again to go on"
@@ -122,6 +113,29 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         state = f"{run['state']} {updated}" + (f": {run['message']}" if run["message"] else "")
     return [("run", f"{run['run']} {state}")]
+
+
+def describe_gangs(states: Mapping[str, int], listed: Iterable[str]) -> str:
+    """How many gangs are in which state: `3 rendering, 1 loading`.
+
+    Args:
+        states: State -> gangs; empty in the file of an earlier release.
+        listed: The states of the gangs that the file lists.
+    """
+    counts = states or Counter(listed)
+    return ", ".join(f"{count:,} {state}" for state, count in counts.items()) or "none"
+
+
+def describe_stragglers(slow_rows: Iterable[Any], slow_gangs: Iterable[Any]) -> list[str]:
+    """The worst stragglers of a run, a line for each, from mappings as in `status.json`."""
+    slow = [
+        f"row {row['row']} on {row['gang']}: for {span(row['seconds'])}, usually {span(row['usual_seconds'])}"
+        for row in slow_rows
+    ]
+    slow += [f"gang {gang['gang']}: {gang['times']:.1f} times the usual" for gang in slow_gangs]
+    if len(slow) > SHOWN_STRAGGLERS:
+        slow[SHOWN_STRAGGLERS:] = [f"and {len(slow) - SHOWN_STRAGGLERS:,} more: see --json"]
+    return slow
 
 
 def _format_time(text: str) -> str:

@@ -8,6 +8,7 @@ from mindspore import Parameter, Tensor
 
 from vidgen_dist.nn.backend import bfloat16, device, dtype, float16, float32, int32, int64, set_device
 from vidgen_dist.nn.functional import (
+    activated_linear,
     add,
     attention,
     attention_with_lse,
@@ -76,6 +77,7 @@ __all__ = [
     "Parameter",
     "RMSNorm",
     "Tensor",
+    "activated_linear",
     "add",
     "attention",
     "attention_with_lse",

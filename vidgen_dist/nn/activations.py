@@ -55,9 +55,3 @@ def of_diffusers(name: str) -> Activation:
 def of_transformers(name: str) -> Activation:
     """The activation of this name in transformers."""
     return _FUNCTIONS[activations.TRANSFORMERS[name]]
-
-
-def of_feed_forward(name: str) -> tuple[bool, Activation]:
-    """Whether diffusers' feed-forward of this name is gated, and its activation."""
-    gated, function = activations.FEED_FORWARDS[name]
-    return gated, _FUNCTIONS[function]

@@ -20,6 +20,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Tensor:
+    """An activation of `linear`'s results; with `gated`, of their second half, times the first."""
+    hidden = linear(x, weight, bias)
+    if not gated:
+        return _ACTIVATIONS[activation](hidden)
+    value, gate = mint.chunk(hidden, 2, -1)
+    return value * _ACTIVATIONS[activation](gate)
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., N, K) times b (..., K, M), leading axes broadcast."""
     return mint.matmul(a, b)
@@ -142,6 +151,14 @@ def gelu_tanh(x: Tensor) -> Tensor:
 def gelu_erf(x: Tensor) -> Tensor:
     """GELU by the error function."""
     return F.gelu(x, approximate="none")
+
+
+def _gelu_sigmoid(x: Tensor) -> Tensor:
+    """GELU by its sigmoid approximation."""
+    return x * mint.sigmoid(x * 1.702)
+
+
+_ACTIVATIONS = {"silu": silu, "gelu": gelu_erf, "gelu_tanh": gelu_tanh, "gelu_sigmoid": _gelu_sigmoid}
 
 
 def add(x: Tensor, y: Tensor | float) -> Tensor:

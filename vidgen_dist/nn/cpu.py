@@ -8,9 +8,10 @@ number of threads.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -42,6 +43,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _linear(x: Node, weight: Node, bias: Node | None) -> Node:
     return _affine(op.matmul(x, weight, False, True), None, bias)
+
+
+def activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, gated: bool) -> Tensor:
+    """An activation of `linear`'s results; with `gated`, of their second half, times the first."""
+    size = weight.shape[0] // 2 if gated else weight.shape[0]
+    options: dict[str, Any] = {"activation": activation, "gated": gated}
+    return _by_rows(_activated_linear, x, (weight, bias), size=size, shaped=True, **options)
+
+
+def _activated_linear(x: Node, weight: Node, bias: Node | None, *, activation: str, gated: bool) -> Node:
+    hidden = _linear(x, weight, bias)
+    if not gated:
+        return _ACTIVATIONS[activation](hidden)
+    value, gate = op.split(hidden, op.constant(np.int64(-1)), 2).outputs()
+    return op.multiply(value, _ACTIVATIONS[activation](gate))
+
+
+_ACTIVATIONS: dict[str, Callable[[Node], Node]] = {
+    "silu": op.swish,
+    "gelu": functools.partial(op.gelu, approximation_mode="erf"),
+    "gelu_tanh": functools.partial(op.gelu, approximation_mode="tanh"),
+    "gelu_sigmoid": lambda x: op.multiply(x, op.sigmoid(op.multiply(x, _number(1.702)))),
+}
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -22,6 +22,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return backend.current().body.linear(x, weight, bias)
 
 
+def activated_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, gated: bool = False
+) -> Tensor:
+    """`linear`, then an activation: in one pass on the CPU.
+
+    With `gated`, the first half of the O results is multiplied by the activation of the second (Shazeer 2020,
+    arXiv:2002.05202): (..., O / 2).
+
+    Args:
+        x, weight, bias: As in `linear`.
+        activation: `silu`, `gelu`, `gelu_tanh` or `gelu_sigmoid`, functions of `nn.activations`.
+        gated: Whether half of the results are gates.
+    """
+    return backend.current().body.activated_linear(x, weight, bias, activation, gated)
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a (..., N, K) times b (..., K, M): (..., N, M), leading axes broadcast."""
     return backend.current().body.matmul(a, b)

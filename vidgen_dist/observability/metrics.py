@@ -65,6 +65,12 @@ LORA_CHANGES = Metric("vidgen_lora_changes", "counter", "Changes of the LoRAs in
 ROWS_PENDING = Metric("vidgen_rows_pending", "gauge", "Rows neither done nor given up.", _RUN)
 GANGS = Metric("vidgen_gangs", "gauge", "Gangs of the run.", _RUN)
 GANGS_READY = Metric("vidgen_gangs_ready", "gauge", "Gangs whose model is loaded.", _RUN)
+SECONDS_LEFT = Metric(
+    "vidgen_seconds_left",
+    "gauge",
+    "Seconds until no row is pending, at the pace of the last ten minutes; NaN while that is unknown.",
+    _RUN,
+)
 STRAGGLERS = Metric("vidgen_stragglers", "gauge", "Rows and gangs that take far longer than usual.", _RUN)
 GANGS_LOST = Metric("vidgen_gangs_lost", "counter", "Gangs that died or hung.", _RUN)
 
@@ -78,6 +84,7 @@ METRICS = (
     RETRIES,
     LORA_CHANGES,
     ROWS_PENDING,
+    SECONDS_LEFT,
     GANGS,
     GANGS_READY,
     STRAGGLERS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ RECENT_SECONDS = 600.0
 """The pace over this time gives the time left; a run's own pace is that of all its time."""
 
 _STEPS = 60
+
+_LINE = re.compile(r"[a-z][^:]*: \d+ of \d+ rows(, .*)?")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class RunProgress:
         # (time, videos done by then): a few points within the last `RECENT_SECONDS`, and one before.
         self._points: deque[tuple[float, int]] = deque()
         self._bar: Progress | None = None
-        if console.is_terminal:
+        # A terminal without control codes shows no bar.
+        if console.is_interactive:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -164,6 +168,11 @@ class RunProgress:
         if self._ready:
             return "rendering"
         return "loading the model" if self._begun is None else "waiting"
+
+
+def is_progress_line(line: str) -> bool:
+    """Whether a line of a run's output is one that takes the bar's place where there is no terminal."""
+    return _LINE.fullmatch(line.strip()) is not None
 
 
 def span(seconds: float) -> str:

@@ -91,6 +91,8 @@ _STOP_SECONDS = 5.0
 _READS_PER_INTERVAL = 3
 """How often a waiting run reads a lease within an interval."""
 
+_TIME = "%Y-%m-%d %H:%M:%S UTC"
+
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -241,6 +243,30 @@ def has_died(output: Storage, run: str) -> bool:
     return holder.run != run or not is_locked(output.uri(LEASE_LOCK))
 
 
+def living_holder(output: Storage, policy: LeasePolicy = LeasePolicy()) -> Holder | None:
+    """The run that holds an output's lease; None if none does, or its holder seems to be dead.
+
+    Args:
+        output: The output.
+        policy: When a holder on another machine counts as dead. Its clock may differ.
+
+    Raises:
+        OSError: The storage failed.
+    """
+    try:
+        holder = read_holder(output.read_bytes(LEASE_FILE))
+    except FileNotFoundError:
+        return None
+    if is_local(output.root) and _is_of_this_machine(output, holder):
+        return holder if is_locked(output.uri(LEASE_LOCK)) else None
+    try:
+        heartbeat = datetime.strptime(holder.heartbeat, _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    silent = (datetime.now(UTC) - heartbeat).total_seconds()
+    return holder if silent < policy.stale_seconds else None
+
+
 def acquire(
     output: Storage, run: str, *, print_line: Callable[[str], None], policy: LeasePolicy = LeasePolicy()
 ) -> Lease:
@@ -380,4 +406,4 @@ def _next_beat(holder: Holder) -> Holder:
 
 
 def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return datetime.now(UTC).strftime(_TIME)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import safetensors.numpy
 
-from vidgen_dist import __version__
 from vidgen_dist.families.common.rendering import OnState, ResumeState
 from vidgen_dist.output_layout import RESUME_STATES_FOLDER
+from vidgen_dist.package import VERSION
 from vidgen_dist.storage.folder import Storage
 from vidgen_dist.storage.names import safe_name
 from vidgen_dist.storage.uris import redact
@@ -196,7 +196,7 @@ def pack(state: ResumeState, fingerprint: str) -> bytes:
     head = {
         "format": FORMAT,
         # For people. Commits from before there was a format read only the files of their own release.
-        "release": __version__,
+        "release": VERSION,
         "fingerprint": fingerprint,
         "step": state.step,
         "rng": dict(state.rng),

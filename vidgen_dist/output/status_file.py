@@ -30,6 +30,12 @@ STALE_INTERVALS = 4
 
 STALE_SECONDS = 60.0
 
+MOST_GANGS = 1_000
+"""Gangs, and as many slow rows and slow gangs, that the file has: it is written every few seconds."""
+
+MOST_OF_ID = 200
+"""Characters of a row's id that the file has."""
+
 
 @dataclass(frozen=True)
 class StatusPolicy:
@@ -64,9 +70,11 @@ class GangStatus(_Part):
         gang: Its name, as in the ledger's column `worker` and in its log's name.
         replica: Number of its replica.
         state: `waiting` (for a place), `loading`, `rendering`, `idle` (no row is in its model) or `stopping`.
-        row: The id of the row in its model; null if there is none.
+        row: The id of the row in its model, or its first 200 characters; null if there is none.
         since: When that row began, in UTC.
-        stage: The stage that the row is in: `encode`, `denoise`, `decode` or `write`.
+        stage: The stage that the row is in: `encode`, `denoise` or `decode`; before, `load`.
+        step: How many of the stage's steps are done; null for a stage without steps.
+        steps: How many steps the stage has; null likewise.
     """
 
     gang: str
@@ -75,6 +83,8 @@ class GangStatus(_Part):
     row: str | None = None
     since: AwareDatetime | None = None
     stage: str | None = None
+    step: int | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,8 @@ class RunStatus(_Part):
         counted: Digest of run.yaml and of the manifest's files, which the counts are of; empty for a run of
             chosen rows, and after `vidgen verify --repair`.
         message: Why the run stopped.
-        gangs: All gangs, a mapping for each.
+        gang_states: State -> number of gangs, of all gangs.
+        gangs: A mapping for each gang, of the first 1,000.
         slow_rows: Rows that have been rendering for more than twice the usual time, the slowest first.
         slow_gangs: Gangs whose latest rows took, in the median, more than 1.5 times the usual time, the
             slowest first.
@@ -147,6 +158,7 @@ class RunStatus(_Part):
     seconds_left: float | None = None
     counted: str = ""
     message: str = ""
+    gang_states: Mapping[str, int] = {}
     gangs: tuple[GangStatus, ...] = ()
     slow_rows: tuple[SlowRow, ...] = ()
     slow_gangs: tuple[SlowGang, ...] = ()

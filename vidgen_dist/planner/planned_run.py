@@ -57,6 +57,27 @@ class PlannedRun:
             model=self.model,
         )
 
+    def on(self, device: Device) -> PlannedRun:
+        """The same run on NPUs of another kind, with all of their memory, in its usual dtype.
+
+        The run's own dtype is kept on a device of the same kind.
+        """
+        dtype = self.dtype if device.kind == self.device.kind else compute_dtype(None, device.kind)
+        return replace(self, device=device, dtype=dtype, memory=device.memory)
+
+    def smallest_gang(self) -> int | None:
+        """Ranks of the smallest gang that fits; None if none fits, up to `splits.LARGEST_GANG`."""
+        found = splits.estimates(
+            self.size,
+            self.work,
+            self.device,
+            splits.LARGEST_GANG,
+            dtype=self.dtype,
+            memory=self.memory,
+            ring=self.ring,
+        )
+        return min((one.degrees.size for one in found if one.fits), default=None)
+
     def check_fits(self, degrees: Degrees, npus: int | None = None) -> splits.Estimate:
         """As `splits.check_fits`."""
         return splits.check_fits(

@@ -92,9 +92,17 @@ def summary(plan: SplitPlan) -> Iterator[str]:
     yield f"take {plan.comparison.reason}"
 
 
+def flags_of(split: Split) -> list[str]:
+    """The flags of `vidgen render` that ask for a split."""
+    degrees = {name: degree for name, degree in asdict(split.degrees).items() if degree > 1}
+    return [f"--{name} {count}" for name, count in {"replicas": split.replicas, **degrees}.items()]
+
+
 def _components(plan: SplitPlan) -> Table:
     run = plan.run
-    table = _table(f"{run.model}, {plan.task}", "parameters", run.dtype, "blocks", "a block", "undivided")
+    table = small_table(
+        f"{run.model}, {plan.task}", "parameters", run.dtype, "blocks", "a block", "undivided"
+    )
     item = ITEM_SIZES[run.dtype]
     for part in run.size.components:
         table.add_row(
@@ -114,7 +122,7 @@ def _memory(plan: SplitPlan) -> Table:
     for split in plan.comparison.splits:
         best.setdefault(split.degrees.size, split)
     one = plan.comparison.chosen.estimate
-    table = _table(
+    table = small_table(
         f"A rank holds, of {in_words(one.usable)} that it may use",
         *one.memory.weights,
         *(f"+ {stage}" for stage in one.memory.stages),
@@ -134,7 +142,7 @@ def _sent(plan: SplitPlan) -> Table:
     splits = [split for split in plan.comparison.splits if split.degrees.size > 1]
     purposes = plan.comparison.chosen.estimate.sent
     title = "A rank sends in a step, for"
-    table = _table(title, "ring", "cfg", *(f"{purpose}:" for purpose in purposes), first="ulysses")
+    table = small_table(title, "ring", "cfg", *(f"{purpose}:" for purpose in purposes), first="ulysses")
     for split in splits:
         sent = split.estimate.sent.values()
         table.add_row(*map(str, asdict(split.degrees).values()), *map(in_words, sent))
@@ -144,7 +152,7 @@ def _sent(plan: SplitPlan) -> Table:
 def _splits(plan: SplitPlan) -> Table:
     columns = ("ulysses", "ring", "cfg", "step s", "waiting s", "video s", "videos/h", "fits")
     title = f"Splits of {plan.npus:,} x {plan.run.device.name}, best first"
-    table = _table(title, *columns, first="replicas")
+    table = small_table(title, *columns, first="replicas")
     for split in plan.comparison.splits:
         seconds = split.estimate.seconds
         table.add_row(
@@ -163,7 +171,7 @@ def _yes(whether: bool) -> str:
     return "yes" if whether else "no"
 
 
-def _table(title: str, *columns: str, first: str = "component") -> Table:
+def small_table(title: str, *columns: str, first: str = "component") -> Table:
     """A table that fits into 80 columns."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(first, no_wrap=True)

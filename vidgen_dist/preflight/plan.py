@@ -76,6 +76,7 @@ class Plan:
             {
                 **self.model.recorded,
                 "manifest.retry": None,
+                "manifest.keep": False,
                 "manifest.fields": [name for name in self.manifest.columns if name not in OUR_FIELDS] or None,
                 **uris_to_record(self.spec),
             }

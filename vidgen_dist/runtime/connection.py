@@ -1,13 +1,14 @@
 """A run's connection to Ray: it starts a local Ray, or attaches to a cluster.
 
 Ray raises many classes of errors, even plain `Exception` and `SystemExit`. Any error when a Ray starts, or
-while attaching to one, becomes `Refused` with its cause; an error of a later call becomes a `RayFault`, see
-`ray_request`.
+while attaching to one, becomes `Refused` with its cause, and so does a Ray that does not answer in time; an
+error of a later call becomes a `RayFault`, see `ray_request`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import logging
 import os
@@ -20,14 +21,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import vidgen_dist
 from vidgen_dist.errors import Refused
+from vidgen_dist.package import checkout
 from vidgen_dist.preflight.gang_choice import Capacity
 from vidgen_dist.spec import TopologyOptions
 
@@ -57,6 +58,20 @@ _TOKEN = secrets.token_hex(32)
 """The authentication token of a local Ray's processes."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConnectionPolicy:
+    """How long a run waits for Ray.
+
+    Args:
+        start_seconds: Until a local Ray has started, or a cluster has answered. A Ray starts in 5 s on an
+            idle host and in a minute on a crowded one; without a limit it would try for more than ten.
+        loopback_seconds: Until this host answers itself.
+    """
+
+    start_seconds: float = 120.0
+    loopback_seconds: float = 10.0
 
 
 class RayFault(Exception):
@@ -96,8 +111,14 @@ def in_one_line(error: BaseException) -> str:
     return f"{name}: {text if len(text) <= 500 else f'{text[:150]} … {text[-350:]}'}" if text else name
 
 
-def choose_device(topology: TopologyOptions) -> str:
+def choose_device(topology: TopologyOptions, policy: ConnectionPolicy = ConnectionPolicy()) -> str:
     """The device of a run, `cpu` or `ascend`; `auto` is resolved, on a running cluster by its resources.
+
+    A cluster that grows may have no NPU yet: there, `npus` says that the run waits for some.
+
+    Args:
+        topology: Names the device, and the cluster if there is one.
+        policy: How long to wait for the cluster.
 
     Raises:
         Refused: The cluster does not answer, or its address is wrong.
@@ -108,22 +129,25 @@ def choose_device(topology: TopologyOptions) -> str:
         return topology.device
     if topology.address is None:
         return "ascend" if glob.glob("/dev/davinci[0-9]*") else "cpu"
-    with connected(topology), refuse_ray_faults():
+    if topology.npus is not None:
+        return "ascend"
+    with connected(topology, policy), refuse_ray_faults():
         return "ascend" if any(node.npus for node in alive_nodes()) else "cpu"
 
 
 @contextmanager
-def connected(topology: TopologyOptions) -> Iterator[None]:
+def connected(topology: TopologyOptions, policy: ConnectionPolicy = ConnectionPolicy()) -> Iterator[None]:
     """Connect to Ray for the block; a Ray that was started for it is stopped afterwards.
 
     Nested blocks, and a process that is connected already, share the existing connection.
 
     Args:
         topology: Has the address of the cluster, if there is one.
+        policy: How long to wait for Ray.
 
     Raises:
-        Refused: There is no cluster at the address, or none can be started here.
-        KeyboardInterrupt: A SIGTERM came while Ray started: Ray's handler was the one that it met.
+        Refused: There is no cluster at the address, or none can be started here, or it does not answer.
+        KeyboardInterrupt: A SIGTERM came while Ray started.
     """
     # Read when Ray is imported: it reports no usage, and prints nothing beside our progress.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -137,16 +161,60 @@ def connected(topology: TopologyOptions) -> Iterator[None]:
     with contextlib.ExitStack() as ends:
         try:
             folder = ends.enter_context(_neutral_folder())
-            # Parts of Ray that started before an error are stopped, too.
-            ends.callback(_shut_down)
             with _signals_kept(), contextlib.chdir(folder):
-                _start() if topology.address is None else _attach(topology.address)
+                address = topology.address
+                if address is None:
+                    _check_loopback(policy.loopback_seconds)
+                connect = _start if address is None else functools.partial(_attach, address)
+                connection = ends.enter_context(_in_a_thread(connect))
+                # Parts of Ray that started before an error are stopped, too.
+                ends.callback(_shut_down)
+                _await(connection, address, policy.start_seconds)
         # SystemExit: Ray sends its own process a SIGTERM when it has waited for too long.
         except (Exception, SystemExit) as error:
             if isinstance(error, SystemExit) and time.monotonic() - began < RAY_WAITS:
                 raise KeyboardInterrupt from error
             raise Refused(_describe_refusal(topology.address, error)) from error
         yield
+
+
+@contextmanager
+def _in_a_thread(connect: Callable[[], None]) -> Iterator[Future[None]]:
+    """Call a function that connects to Ray in a thread that lasts as long as the block.
+
+    Ray's own waits have no limit and cannot be interrupted, and the processes that it starts end with the
+    thread that has started them.
+    """
+    connection: Future[None] = Future()
+    over = threading.Event()
+
+    def run() -> None:
+        try:
+            connect()
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            connection.set_exception(error)
+        else:
+            connection.set_result(None)
+            over.wait()
+
+    threading.Thread(target=run, name="ray", daemon=True).start()
+    try:
+        yield connection
+    finally:
+        over.set()
+
+
+def _await(connection: Future[None], address: str | None, seconds: float) -> None:
+    """Wait for a connection to Ray; one that comes too late is closed when it comes.
+
+    Raises:
+        Refused: It does not come in time.
+        BaseException: What Ray raised.
+    """
+    if wait([connection], seconds).not_done:
+        connection.add_done_callback(lambda _: _shut_down())
+        raise Refused(_describe_silence(address, seconds))
+    connection.result()
 
 
 def _start() -> None:
@@ -194,13 +262,12 @@ def _common() -> dict[str, Any]:
 
     # Ray puts the current folder before the workers' modules. They need it only if this package is run from
     # its checkout; otherwise a numpy.py in it would be taken for NumPy.
-    checkout = str(Path(vidgen_dist.__file__).parents[1])
-    implied = checkout in sys.path and not {"site-packages", "dist-packages"} & set(Path(checkout).parts)
+    folder = checkout()
     return {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "namespace": "vidgen",
-        "job_config": JobConfig(_py_driver_sys_path=[checkout] if implied else []),
+        "job_config": JobConfig(_py_driver_sys_path=[folder] if folder in sys.path else []),
     }
 
 
@@ -253,17 +320,21 @@ def _has_room(folder: str) -> bool:
 def _signals_kept() -> Iterator[None]:
     """Keep the run's signal handlers while Ray starts or connects.
 
-    Ray sets a handler of SIGTERM that ends the process at once. SIGHUP goes to all processes of a terminal
-    that hangs up: the processes that Ray starts inherit a mask that blocks it, otherwise it would end them.
+    Meanwhile a SIGTERM raises SystemExit, for Ray sends one to its own process when it gives up. SIGHUP goes
+    to all processes of a terminal that hangs up: the processes that Ray starts inherit a mask that blocks it,
+    otherwise it would end them.
     """
     handler = signal.getsignal(signal.SIGTERM)
+    # None means that the handler is not Python's. Only the main thread may set one.
+    sets = handler is not None and threading.current_thread() is threading.main_thread()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        if sets:
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        # None means that the handler is not Python's. Only the main thread may set one; Ray obeys that, too.
-        if handler is not None and threading.current_thread() is threading.main_thread():
+        if sets:
             signal.signal(signal.SIGTERM, handler)
 
 
@@ -275,7 +346,7 @@ def _check_address(address: str) -> None:
     scheme, _, rest = address.rpartition("://")
     if scheme.lower() in ("http", "https"):
         raise Refused(
-            f"topology.address: {address}: is the address of a dashboard, where jobs/submit.py submits jobs; "
+            f"topology.address: {address}: is the address of a dashboard, which `vidgen submit` takes; "
             f"{_ALLOWED}"
         )
     if scheme:
@@ -303,6 +374,32 @@ def _check_answers(address: str) -> None:
         raise Refused(
             f"topology.address: {address}: a web server answers, such as Ray's dashboard; {_ALLOWED}"
         )
+
+
+def _check_loopback(seconds: float) -> None:
+    """Refuse a host that does not reach itself: Ray's processes would wait for each other."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=seconds).close()
+    except OSError as error:
+        raise Refused(
+            f"no local Ray can be started: this host does not reach itself at 127.0.0.1 ({error}); "
+            "bring its loopback interface up: ip link set lo up"
+        ) from None
+
+
+def _describe_silence(address: str | None, seconds: float) -> str:
+    """That Ray did not answer in time, and where to look."""
+    if address is not None:
+        return (
+            f"topology.address: {address}: the cluster did not answer within {seconds:g} s; look at "
+            "`ray status` on its head, and whether a firewall lets this host reach the ports of Ray's nodes"
+        )
+    logs = os.path.join(_ray_folder(), "session_latest", "logs")
+    return (
+        f"no local Ray can be started: its processes did not answer within {seconds:g} s; look at "
+        f"gcs_server.out and raylet.out in {logs}, and whether the host has free memory and processors"
+    )
 
 
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")

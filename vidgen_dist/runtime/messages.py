@@ -103,7 +103,9 @@ class WorkerReport:
         messages: In the order in which they were sent.
         silence: Stage -> seconds since its last sign of life, of the stages that are under way: at most one
             of the model's, and `write`.
+        steps: How many steps of the model's stage are done, and how many it has; None without steps.
     """
 
     messages: tuple[WorkerMessage, ...]
     silence: Mapping[str, float]
+    steps: tuple[int, int] | None = None

@@ -6,6 +6,7 @@ approximate: `vidgen_busy_seconds` counts the same seconds exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -90,13 +91,18 @@ class RunMetrics:
         self._failures = _counter(metrics.FAILURES, {**tags, "replica": NO_REPLICA})
         self._lost = _counter(metrics.GANGS_LOST, tags)
         self._pending = _gauge(metrics.ROWS_PENDING, tags)
+        self._seconds_left = _gauge(metrics.SECONDS_LEFT, tags)
         self._gangs = _gauge(metrics.GANGS, tags)
         self._ready = _gauge(metrics.GANGS_READY, tags)
         self._stragglers = _gauge(metrics.STRAGGLERS, tags)
 
-    def set(self, *, pending: int, gangs: int, ready: int, stragglers: int) -> None:
-        """Set the current numbers."""
+    def set(
+        self, *, pending: int, seconds_left: float | None, gangs: int, ready: int, stragglers: int
+    ) -> None:
+        """Set the current numbers; `seconds_left` is None while it is not known."""
         self._pending.set(pending)
+        # A gauge keeps its last value: one that is no longer known must not stay.
+        self._seconds_left.set(math.nan if seconds_left is None else seconds_left)
         self._gangs.set(gangs)
         self._ready.set(ready)
         self._stragglers.set(stragglers)

@@ -23,18 +23,28 @@ LIMITS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 
 
 class Pulse:
-    """The latest sign of life of one thread: when it was and in which stage."""
+    """The latest sign of life of one thread: when it was, and in which stage.
+
+    Attributes:
+        steps: How many of that stage's steps are done, and how many it has.
+    """
 
     def __init__(self) -> None:
         self._latest: tuple[str, float] | None = None
+        self.steps: tuple[int, int] | None = None
 
-    def beat(self, stage: str) -> None:
-        """Give a sign of life."""
-        self._latest = stage, time.monotonic()
+    def beat(self, stage: str, steps: tuple[int, int] | None = None) -> None:
+        """Give a sign of life.
+
+        Args:
+            stage: The stage.
+            steps: How many of its steps are done, and how many it has; None for a stage without steps.
+        """
+        self._latest, self.steps = (stage, time.monotonic()), steps
 
     def rest(self) -> None:
         """Note that there is nothing to do: silence means nothing."""
-        self._latest = None
+        self._latest = self.steps = None
 
     def silence(self) -> dict[str, float]:
         """The stage -> the seconds since its latest sign of life; empty while there is nothing to do."""

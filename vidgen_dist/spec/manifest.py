@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+from pydantic import Field
+
 from vidgen_dist.spec.option import Option, Part
 from vidgen_dist.spec.values import Named, NonEmptyText, Retry
 
@@ -18,7 +20,9 @@ class ManifestOptions(Part):
 
     GROUP: ClassVar = "Manifest"
 
-    uri: Annotated[NonEmptyText, Option("A Parquet file, a folder or a glob of them.", argument="MANIFEST")]
+    uri: Annotated[
+        NonEmptyText, Option("A Parquet file, a folder or a glob of them.", argument="MANIFEST", usual=True)
+    ]
     passthrough: Annotated[
         tuple[NonEmptyText, ...],
         Named("a list of columns"),
@@ -38,8 +42,20 @@ class ManifestOptions(Part):
             "Render only rows that failed and are not done since; failed:CLASS: those of one error class.",
             flag="--retry",
             metavar="failed[:CLASS]",
+            values=("failed",),
             unset="all rows that are not done",
             details="For example `failed:MediaError`. It holds for one run; `run.yaml` does not keep it.",
         ),
     ] = None
+    keep: Annotated[
+        bool,
+        Field(strict=True),
+        Option(
+            "Copy the manifest into the output, whose run.yaml then names the copy.",
+            flag="--keep-manifest",
+            details="For a manifest that will not stay where it is. The copy is named by its content; one "
+            "that is there already is not written again. `vidgen submit` sets it for what it "
+            "packages.",
+        ),
+    ] = False
     fields: tuple[NonEmptyText, ...] | None = None

@@ -34,6 +34,7 @@ class ModelOptions(Part):
             flag="--model",
             details="A folder has diffusers' layout.",
             commands=EVERYWHERE,
+            usual=True,
         ),
     ]
     task: Annotated[
@@ -43,6 +44,7 @@ class ModelOptions(Part):
             flag="--task",
             unset="what the checkpoint says",
             commands=EVERYWHERE,
+            usual=True,
         ),
     ] = None
     revision: Annotated[
@@ -62,6 +64,7 @@ class ModelOptions(Part):
             flag="--variant",
             unset="the files without a variant",
             commands=EVERYWHERE,
+            usual=True,
         ),
     ] = None
     dtype: Annotated[
@@ -69,9 +72,11 @@ class ModelOptions(Part):
         Option(
             "Type in which the models compute: float32, float16 or bfloat16.",
             flag="--dtype",
+            values=("float32", "float16", "bfloat16"),
             unset="bfloat16 on Ascend, float32 on CPU",
             details="The CPU allows only float32.",
             commands=PLANNED,
+            usual=True,
         ),
     ] = None
     adapter: Annotated[
@@ -81,6 +86,7 @@ class ModelOptions(Part):
             flag="--adapter",
             details="For example `guoyww/animatediff-motion-adapter-v1-5-2`. Other families refuse it.",
             commands=EVERYWHERE,
+            usual=True,
         ),
     ] = None
     adapter_revision: Annotated[
@@ -104,6 +110,7 @@ class ModelOptions(Part):
             "or a mapping of `id`, `scale`, `revision` and `weight_name`; commits and digests are recorded.",
             whole_texts=True,
             commands=EVERYWHERE,
+            usual=True,
         ),
     ] = ()
     lora_ignore_unknown: Annotated[
@@ -132,6 +139,7 @@ class ModelOptions(Part):
             "clip_sample=false`. In `run.yaml` it is a mapping; the flags replace its keys one by one.",
             pixels=True,
             commands=EVERYWHERE,
+            usual=True,
         ),
     ] = None
     prompt_cache: Annotated[

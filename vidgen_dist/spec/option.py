@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 Command = Literal["render", "plan", "manifest check", "encode"]
@@ -27,6 +27,7 @@ class Option:
             `--option KEY=VALUE`.
         argument: The command's argument that gives it, such as `OUTPUT`.
         metavar: What `--help` calls the flag's value, where its type does not say enough.
+        values: Values that a shell offers, where the type does not list them.
         unset: What holds while the field is None or empty, such as `the model's`; by default `none`.
         details: Further sentences for the documentation.
         pixels: Whether fingerprints count the field where it is not left at its default. False also for what
@@ -34,6 +35,7 @@ class Option:
             or the dtype.
         whole_texts: For a list: whether each use of the flag gives one text, commas and all. Otherwise commas
             divide what it gives.
+        usual: Whether many people change it: a brief run file shows it as well.
         commands: The commands that have the flag.
     """
 
@@ -41,10 +43,12 @@ class Option:
     flag: str | None = None
     argument: str | None = None
     metavar: str | None = None
+    values: tuple[str, ...] = ()
     unset: str | None = None
     details: str | None = None
     pixels: bool = False
     whole_texts: bool = False
+    usual: bool = False
     commands: tuple[Command, ...] = ("render",)
 
 
@@ -58,6 +62,21 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     GROUP: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_parts(cls, data: Any) -> Any:
+        """A part whose keys are all comments is null in YAML, and means its defaults."""
+        if not isinstance(data, Mapping):
+            return data
+        empty = {name for name, value in data.items() if value is None and cls._is_part(name)}
+        return {name: value for name, value in data.items() if name not in empty}
+
+    @classmethod
+    def _is_part(cls, name: Any) -> bool:
+        """Whether a field is a part, or a mapping of names, that may be left out."""
+        field = cls.model_fields.get(name)
+        return field is not None and (field.default_factory is dict or isinstance(field.default, Part))
 
     @classmethod
     def options(cls) -> dict[str, Option]:
@@ -98,6 +117,11 @@ class DeclaredOption:
             return "on" if value else "off"
         return str(value)
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The texts that it takes, or some of them, where there is a list."""
+        return self.option.values or tuple(_listed_values(self.field.annotation))
+
 
 def declared_options(part: type[Part], under: str = "") -> Iterator[DeclaredOption]:
     """The options of a part and of its parts, in their order.
@@ -116,6 +140,15 @@ def declared_options(part: type[Part], under: str = "") -> Iterator[DeclaredOpti
 
 def _declared(field: FieldInfo) -> Option | None:
     return next((declared for declared in field.metadata if isinstance(declared, Option)), None)
+
+
+def _listed_values(annotation: Any) -> Iterator[str]:
+    """The texts that an annotation lists."""
+    if get_origin(annotation) is Literal:
+        yield from (value for value in get_args(annotation) if isinstance(value, str))
+        return
+    for inner in get_args(annotation):
+        yield from _listed_values(inner)
 
 
 def plain_types(annotation: Any) -> set[type]:

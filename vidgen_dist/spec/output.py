@@ -20,7 +20,9 @@ class OutputOptions(Part):
 
     GROUP: ClassVar = "Output"
 
-    uri: Annotated[NonEmptyText, Option("Folder for videos, ledger and run.yaml.", argument="OUTPUT")]
+    uri: Annotated[
+        NonEmptyText, Option("Folder for videos, ledger and run.yaml.", argument="OUTPUT", usual=True)
+    ]
     format: Annotated[
         Format,
         Option(
@@ -28,6 +30,7 @@ class OutputOptions(Part):
             flag="--format",
             details="`mp4` is H.264 in yuv420p, `png` a folder of frames for each row, `npy` uint8 frames "
             "without loss.",
+            usual=True,
         ),
     ] = "mp4"
     fps: Annotated[
@@ -38,12 +41,13 @@ class OutputOptions(Part):
             unset="the model's",
             details="For Stable Video Diffusion it applies to the file alone, for all rows without a "
             "`file_fps`, whatever `fps` the model is given.",
+            usual=True,
         ),
     ] = None
     crf: Annotated[
         int,
         Field(ge=0, le=51, strict=True),
-        Option("Quality of mp4, from 0 (lossless) to 51 (worst).", flag="--crf"),
+        Option("Quality of mp4, from 0 (lossless) to 51 (worst).", flag="--crf", usual=True),
     ] = 18
     reject: Annotated[
         tuple[QualityFlag, ...],
@@ -51,6 +55,8 @@ class OutputOptions(Part):
         Option(
             f"Videos with these flags count as failures: {', '.join(FLAGS)}, with commas between.",
             flag="--reject",
+            metavar="FLAG,...",
+            values=FLAGS,
             unset="none: flagged videos are kept",
         ),
     ] = ()

@@ -47,7 +47,7 @@ class RunSpec(Part):
         int,
         Field(ge=0, le=2**63 - 1, strict=True),
         Named("a whole number from 0 to 2^63 - 1"),
-        Option("Decides, with a row's id, the seed of rows that have none.", flag="--seed"),
+        Option("Decides, with a row's id, the seed of rows that have none.", flag="--seed", usual=True),
     ] = 0
 
     def to_yaml(self) -> str:

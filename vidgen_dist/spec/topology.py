@@ -68,7 +68,12 @@ class TopologyOptions(Part):
 
     device: Annotated[
         DeviceChoice,
-        Option("Device to render on: cpu, ascend, or auto (Ascend where there are NPUs).", flag="--device"),
+        Option(
+            "Device to render on: cpu, ascend, or auto (Ascend where there are NPUs).",
+            flag="--device",
+            commands=("render", "encode"),
+            usual=True,
+        ),
     ] = "auto"
     replicas: Annotated[
         Replicas,
@@ -77,6 +82,7 @@ class TopologyOptions(Part):
             flag="--replicas",
             details="`auto` takes the split that `vidgen plan` puts first.",
             commands=PLANNED,
+            usual=True,
         ),
     ] = 1
     ulysses: Annotated[
@@ -85,6 +91,7 @@ class TopologyOptions(Part):
             "Ranks of a gang that share a video's attention heads, or its frames.",
             flag="--ulysses",
             commands=PLANNED,
+            usual=True,
         ),
     ] = 1
     ring: Annotated[
@@ -94,7 +101,9 @@ class TopologyOptions(Part):
     cfg: Annotated[
         int,
         Field(ge=1, le=2, strict=True),
-        Option("2: the two halves of guidance run on separate ranks.", flag="--cfg", commands=PLANNED),
+        Option(
+            "2: the two halves of guidance run on separate ranks.", flag="--cfg", commands=PLANNED, usual=True
+        ),
     ] = 1
     gang: Annotated[
         Degree | None,
@@ -135,6 +144,7 @@ class TopologyOptions(Part):
             flag="--address",
             unset="a local Ray, stopped at the end",
             details="It must have the same Ray and Python.",
+            commands=("render", "encode"),
         ),
     ] = None
     shard_size: Annotated[

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vidgen_dist.errors import Refused
+from vidgen_dist.storage.uris import is_local, local_path, scheme_of
 from vidgen_dist.threads import map_ahead
 from vidgen_dist.weights import hub, naming
 from vidgen_dist.weights.checkpoint_files import (
@@ -215,6 +216,33 @@ def open_checkpoint(
     if folder is not None:
         return _open_folder(model, folder, variant, choose)
     return _open_hub(model, revision, variant, choose, weights)
+
+
+def is_checkpoint(place: str, revision: str | None = None) -> bool:
+    """Whether a hub id, folder, path or URI is a checkpoint in diffusers' layout; nothing is downloaded.
+
+    Args:
+        place: What a user named, which may be anything else.
+        revision: Branch, tag or commit of a hub id; by default its main branch.
+
+    Raises:
+        Refused: Nothing is there: neither a path, nor a URI, nor a repository of the hub or its local cache.
+    """
+    if scheme_of(place) and not is_local(place):
+        return False
+    path = Path(local_path(place) if is_local(place) else place)
+    if is_there(path):
+        return is_folder(path) and is_there(path / INDEX)
+    allowed = "a checkpoint or a LoRA: hub id, folder, path or URI"
+    hub.folder_of("PLACE", place, "its revision", revision, allowed)
+    with hub.refusals("PLACE", place, revision, "nothing in it", allowed):
+        try:
+            return INDEX in hub.list_files(place, revision)
+        except OSError:
+            cached = hub.cached_revision(place, revision)
+            if cached is None:
+                raise
+            return is_there(cached[1] / INDEX)
 
 
 _ALLOWED = f"a folder that holds {INDEX}, or a hub id such as zai-org/CogVideoX-5b"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import glob
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from vidgen_dist.errors import Refused
 from vidgen_dist.storage.uris import is_local, local_path
@@ -18,6 +20,15 @@ _OF_FOLDERS = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
 )
 """Errors that come from a local folder, not from the hub."""
+
+
+class TensorHeader(NamedTuple):
+    """A tensor as a file's header describes it: dtype as safetensors names it, number of values, bytes."""
+
+    dtype: str
+    values: int
+    bytes: int
+
 
 # huggingface_hub is imported where it is used: it takes a while, and a folder does not need it.
 
@@ -114,6 +125,26 @@ def list_files(model: str, revision: str | None) -> list[str]:
     with _quiet_attempts(), _http_errors():
         info = HfApi().model_info(model, revision=revision)
     return [file.rfilename for file in info.siblings or []]
+
+
+def read_header(model: str, commit: str, name: str) -> list[TensorHeader]:
+    """The tensors of a safetensors file on the hub; of its content, only the header is asked for.
+
+    Raises:
+        OSError: The hub cannot be reached, or has no such file, or it is not safetensors.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    with _quiet_attempts(), _http_errors():
+        try:
+            header = HfApi().parse_safetensors_file_metadata(model, name, revision=commit)
+        except SafetensorsParsingError as error:
+            raise OSError(f"{model} at {commit}: {name}: {_first_line(error)}") from error
+    return [
+        TensorHeader(tensor.dtype, math.prod(tensor.shape), tensor.data_offsets[1] - tensor.data_offsets[0])
+        for tensor in header.tensors.values()
+    ]
 
 
 def cached_revision(model: str, revision: str | None) -> tuple[str, Path] | None:

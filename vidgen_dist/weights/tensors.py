@@ -29,7 +29,7 @@ from vidgen_dist.weights.checkpoint_files import (
 )
 from vidgen_dist.weights.quantised import refuse_files, refuse_tensors
 
-_DTYPES: dict[str, Any] = {
+DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -46,6 +46,7 @@ _DTYPES: dict[str, Any] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+"""The dtypes of safetensors that are read, by their names in headers."""
 
 
 _LONGEST_HEADER = 100_000_000
@@ -196,12 +197,12 @@ def _header(path: Path) -> dict[str, Entry]:
     with _opened(path) as file:
         slices = {key: file.get_slice(key) for key in sorted(file.keys())}
         described = {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
-    unknown = sorted({dtype for _, dtype in described.values()} - _DTYPES.keys())
+    unknown = sorted({dtype for _, dtype in described.values()} - DTYPES.keys())
     if unknown:
-        raise Refused(f"{path}: dtype {', '.join(unknown)}; allowed are {', '.join(_DTYPES)}")
+        raise Refused(f"{path}: dtype {', '.join(unknown)}; allowed are {', '.join(DTYPES)}")
     starts = _starts(path) if any(dtype.startswith("F8_") for _, dtype in described.values()) else {}
     return {
-        key: Entry(path, shape, np.dtype(_DTYPES[dtype]), starts[key] if dtype.startswith("F8_") else None)
+        key: Entry(path, shape, np.dtype(DTYPES[dtype]), starts[key] if dtype.startswith("F8_") else None)
         for key, (shape, dtype) in described.items()
     }
 

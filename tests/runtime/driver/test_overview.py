@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.fake_engine import FAKE_ENGINE
+from tests.fake_engine import FAKE_ENGINE, resolved
 from tests.waiting import PATIENCE, wait_until
 from vidgen_dist.errors import Refused
 from vidgen_dist.maintenance.status import read_status
@@ -20,11 +20,15 @@ from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.observability.stragglers import StragglerPolicy
 from vidgen_dist.output.lease import Holder, acquire
 from vidgen_dist.output.ledger_entries import latest_entries
+from vidgen_dist.output.pending_row import PendingRow
 from vidgen_dist.output.status_file import RunStatus, StatusPolicy, read_status_file
 from vidgen_dist.output_layout import STATUS_FILE
 from vidgen_dist.runtime.driver.overview import Overview
 from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
+from vidgen_dist.runtime.messages import WorkerMessage
+from vidgen_dist.runtime.scheduling.gang import Gang, Member
+from vidgen_dist.runtime.scheduling.row_queue import QueuedRow
 from vidgen_dist.spec import RunSpec
 from vidgen_dist.storage.folder import open_storage
 
@@ -59,7 +63,7 @@ def test_the_status_file_shows_the_progress_of_a_run(
         found = read_status_file(open_storage(output))
         slow = found and {slow.row for slow in found.slow_rows} == {"d", "e"}
         # The next row's start may be reported before the failure of this row.
-        return found if slow and found.failed else None
+        return found if slow and found.failed and all(gang.step for gang in found.gangs) else None
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, spec, policies)
@@ -73,7 +77,10 @@ def test_the_status_file_shows_the_progress_of_a_run(
     assert {gang.row for gang in found.gangs} == {"d", "e"}
     assert all(slow.seconds > 2 * slow.usual_seconds > 0 for slow in found.slow_rows)
     assert found.failures == {"RuntimeError": 1}
-    assert {gang.state for gang in found.gangs} == {"rendering"}
+    assert {(gang.state, gang.stage, gang.step, gang.steps) for gang in found.gangs} == {
+        ("rendering", "denoise", 1, 2)
+    }
+    assert found.gang_states == {"rendering": 2}
     assert {gang.replica for gang in found.gangs} == {0, 1}
     assert all(gang.since is not None and gang.since <= found.updated for gang in found.gangs)
     assert (asked["done"], asked["pending"], asked["run"]["live"]) == (2, 2, True)
@@ -93,6 +100,26 @@ def test_the_status_file_shows_how_a_run_ended(
     last = status_of(tmp_path / "out")
     assert (last.state, last.pending) == ("stopped", 1)
     assert "transformer.weight: missing" in last.message
+
+
+def test_the_status_file_of_many_gangs_is_bounded(tmp_path: Path) -> None:
+    """A thousand gangs with long ids take less than a megabyte."""
+    output = open_storage(tmp_path)
+    progress = RunProgress(Console(file=io.StringIO()), total=9999, done=0)
+    gangs = [Gang(n, f"run-{n:04}", [Member(None, lambda *_: None)], launched=0.0) for n in range(1500)]
+    for gang in gangs:
+        queued = QueuedRow(PendingRow(resolved(id="x" * 5000, seed=1), attempt=1))
+        gang.in_flight.add([queued], 0.0)
+        gang.leader.ready = True
+    with acquire(output, "mine", print_line=print) as lease, Overview(output, lease, "m", progress) as kept:
+        for gang in gangs:
+            kept.update_row(gang, WorkerMessage("started", "x" * 5000))
+        kept.refresh(gangs)
+        wait_until((tmp_path / STATUS_FILE).exists)
+        found = status_of(tmp_path)
+        kept.end("finished", "")
+    assert (len(found.gangs), found.gang_states) == (1000, {"rendering": 1500})
+    assert {len(gang.row or "") for gang in found.gangs} == {200}
 
 
 def test_the_status_of_a_run_that_took_over_is_not_overwritten(tmp_path: Path) -> None:
@@ -168,6 +195,7 @@ def test_metrics_for_prometheus_and_logs_for_rays_dashboard(
         assert found["vidgen_stage_seconds_count", "0", stage] == 2
     assert found["vidgen_gangs",] == found["vidgen_gangs_ready",] == 1
     assert found["vidgen_stragglers",] == 0
+    assert found["vidgen_seconds_left",] > 0
     # Object stores cannot append: the log is among Ray's logs.
     assert not [name for name in output.list() if name.startswith("logs/")]
     context = ray.get_runtime_context()

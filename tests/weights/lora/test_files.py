@@ -15,6 +15,8 @@ from tests.weights.fake_hub import Hub, Repository, serve
 from tests.weights.test_hub import Client
 from vidgen_dist.errors import Refused
 from vidgen_dist.spec import LoraOptions
+from vidgen_dist.weights.digests import file_digest
+from vidgen_dist.weights.lora import files
 from vidgen_dist.weights.lora.files import LoraFile, open_lora
 
 TENSORS = {"transformer.x.lora_A.weight": np.ones((2, 3), np.float32)}
@@ -34,6 +36,18 @@ def test_a_file_and_its_folder_are_the_same_lora(tmp_path: Path) -> None:
     assert opened(tmp_path).digest == whole.digest
     save_file(OTHER, tmp_path / "style.safetensors")
     assert opened(tmp_path).digest != whole.digest
+
+
+def test_a_file_is_read_once_for_each_state_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(files, "file_digest", lambda path: read.append(path) or file_digest(path))
+    path = tmp_path / "a.safetensors"
+    save_file({"x.lora_A.weight": np.zeros((2, 4), np.float32)}, path)
+    first = opened(path).digest
+    assert (opened(path).digest, len(read)) == (first, 1)
+    save_file({"x.lora_A.weight": np.ones((2, 4), np.float32)}, path)
+    assert opened(path).digest != first
+    assert len(read) == 2
 
 
 def test_of_several_files_the_usual_name_or_the_one_that_is_named(tmp_path: Path) -> None:

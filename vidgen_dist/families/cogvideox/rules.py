@@ -17,7 +17,6 @@ from vidgen_dist.families.common.tasks import (
     TEXT_TO_VIDEO,
     VIDEO_TO_VIDEO,
     TaskRules,
-    warn_of_frames,
 )
 from vidgen_dist.request import RequestError
 from vidgen_dist.schedulers.cogvideox import CogVideoXScheduler
@@ -79,6 +78,7 @@ def _text_to_video(configs: CogVideoXConfigs) -> TaskRules[TextToVideoRequest]:
         defaults={**_defaults(configs), "num_frames": configs.transformer.sample_frames},
         multiples=_multiples(configs),
         check=lambda r: _check(r, configs),
+        made_frames=lambda n: _made_frames(n, configs),
     )
 
 
@@ -89,6 +89,7 @@ def _image_to_video(configs: CogVideoXConfigs) -> TaskRules[ImageToVideoRequest]
         defaults={**_defaults(configs), "num_frames": 49},
         multiples=_multiples(configs),
         check=lambda r: _check(r, configs),
+        made_frames=lambda n: _made_frames(n, configs),
     )
 
 
@@ -103,6 +104,7 @@ def _video_to_video(configs: CogVideoXConfigs) -> TaskRules[VideoToVideoRequest]
         multiples=_multiples(configs),
         check=check,
         check_clip=lambda r, frames: _check_clip(r, frames, configs),
+        made_frames=lambda n: _made_frames(n, configs),
     )
 
 
@@ -128,12 +130,13 @@ def _multiples(configs: CogVideoXConfigs) -> dict[str, int]:
     return {"height": multiple, "width": multiple}
 
 
+def _made_frames(num_frames: int, configs: CogVideoXConfigs) -> int:
+    return configs.vae.decoded_frames(configs.vae.latent_frames(num_frames))
+
+
 def _check(r: CogVideoXRequest, configs: CogVideoXConfigs) -> None:
     _check_steps(r, configs.scheduler)
     _check_positions(r, configs)
-    if r.num_frames is not None:
-        made = configs.vae.decoded_frames(configs.vae.latent_frames(r.num_frames))
-        warn_of_frames(r.num_frames, made)
 
 
 def _check_steps(r: CogVideoXRequest, scheduler: CogVideoXScheduler) -> None:

@@ -69,7 +69,12 @@ class CausalConv3d(nn.Module):
 
 
 def to_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
-    """x (B, C, T, H, W) with `stride` frames, rows and columns moved to channels."""
+    """Move frames, rows and columns to channels.
+
+    Args:
+        x: (B, C, T, H, W).
+        stride: How many frames, rows and columns become one; the channels grow by their product.
+    """
     batch, channels, *size = x.shape
     frames, rows, columns = (n // s for n, s in zip(size, stride, strict=True))
     st, sh, sw = stride
@@ -78,7 +83,12 @@ def to_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
 
 
 def from_channels(x: nn.Tensor, stride: Strides) -> nn.Tensor:
-    """The inverse of `to_channels`."""
+    """The inverse of `to_channels`.
+
+    Args:
+        x: (B, C * the product of `stride`, T, H, W).
+        stride: How many frames, rows and columns each becomes.
+    """
     batch, _, frames, rows, columns = x.shape
     st, sh, sw = stride
     cut = nn.reshape(x, (batch, -1, st, sh, sw, frames, rows, columns)).permute(0, 1, 5, 2, 6, 3, 7, 4)

@@ -380,7 +380,13 @@ def autoencoder(
 
 
 def network(name: str, counted: ParameterShapes, stack: BlockStack) -> Network:
-    """The size of a stack of blocks with these parameters."""
+    """The size of a stack of transformer blocks.
+
+    Args:
+        name: The component's name.
+        counted: Its parameters.
+        stack: The cost of its blocks.
+    """
     return Network(name, *shared_out(counted), stack=stack)
 
 
@@ -416,6 +422,7 @@ def linear_weights(counted: ParameterShapes, block: str, leave_out: tuple[str, .
     """Number of weights in a block's linear maps.
 
     Args:
+        counted: The model's parameters.
         block: The block's attribute path.
         leave_out: Modules and parameters that not every token is multiplied by.
     """

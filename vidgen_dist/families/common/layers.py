@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from vidgen_dist import nn
-from vidgen_dist.nn.activations import of_diffusers, of_feed_forward
+from vidgen_dist.activations import FEED_FORWARDS
+from vidgen_dist.nn.activations import of_diffusers
 from vidgen_dist.nn.embeddings import timestep_embedding
 from vidgen_dist.nn.rotary import Rotary, rotary
 from vidgen_dist.parallel.token_split import TokenSplit
@@ -97,15 +98,12 @@ class ActivatedLinear(nn.Module):
 
     def __init__(self, dim: int, inner_dim: int, activation: str, bias: bool = True) -> None:
         super().__init__()
-        self._gated, self._activation = of_feed_forward(activation)
+        self._gated, self._activation = FEED_FORWARDS[activation]
         self.proj = nn.Linear(dim, 2 * inner_dim if self._gated else inner_dim, bias)
 
     def construct(self, tokens: nn.Tensor) -> nn.Tensor:
-        hidden = self.proj(tokens)
-        if not self._gated:
-            return self._activation(hidden)
-        value, gate = nn.chunk(hidden, 2, -1)
-        return nn.multiply(value, self._activation(gate))
+        proj = self.proj
+        return nn.activated_linear(tokens, proj.weight, proj.bias, self._activation, self._gated)
 
 
 def joint_rotary(tables: Sequence[np.ndarray], split: TokenSplit) -> Rotary:

@@ -74,7 +74,11 @@ def _size(key: Key, encoded: Any) -> int:
 
 
 class PromptedPipeline(DiffusionPipeline[R, H, S]):
-    """A pipeline for videos that prompts describe."""
+    """A pipeline for videos that prompts describe.
+
+    Args:
+        parts: The parts of the pipeline.
+    """
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)

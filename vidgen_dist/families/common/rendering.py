@@ -106,7 +106,13 @@ def seeded(seed: int) -> np.random.Generator:
 
 
 def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Standard normal noise rounded to the model's dtype, as float32."""
+    """Standard normal noise, float32.
+
+    Args:
+        rng: The video's generator, see `seeded`.
+        shape: Shape of the noise.
+        dtype: The dtype that it is rounded to, the model's.
+    """
     return round_to(rng.standard_normal(shape), dtype)
 
 
@@ -118,7 +124,12 @@ def starting_noise(
 
 
 def round_to(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values rounded to the model's dtype (`float32`, `float16`, `bfloat16`), as float32."""
+    """Values as a model has them, float32.
+
+    Args:
+        values: The values.
+        dtype: The dtype that they are rounded to: `float32`, `float16` or `bfloat16`.
+    """
     held = values.astype(_NUMPY_DTYPES[dtype], copy=False)
     return held.astype(np.float32, copy=False)
 
@@ -128,6 +139,10 @@ _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dt
 
 def to_pixels(images: Sequence[Image.Image], height: int, width: int) -> np.ndarray:
     """Images as a VAE takes them, resized as diffusers' VideoProcessor does.
+
+    Args:
+        images: The video's frames.
+        height, width: Size in pixels that they are resized to.
 
     Returns:
         float32 (1, 3, frames, height, width) in [-1, 1].

@@ -20,9 +20,17 @@ TEXT_TO_VIDEO, IMAGE_TO_VIDEO, VIDEO_TO_VIDEO = get_args(Task)
 
 R = TypeVar("R", bound=ResolvedRequest)
 
+_OF_ROWS = "of each row"
+"""Stands for the value of a field that every row has."""
+
 
 def _all_well(*_: Any) -> None:
     """Accept everything."""
+
+
+def _as_asked(num_frames: int) -> int:
+    """Make as many frames as are asked for."""
+    return num_frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,7 @@ class TaskRules(Generic[R]):
         multiples: Fields that must be multiples of a number.
         check: Raises RequestError for whatever else is wrong with a request.
         check_clip: The same for a request and the frames of its clip.
+        made_frames: Takes `num_frames`, returns the frames of the video: a VAE does not make every number.
         file_fps: The field for the file's frames per second, whose default is the run's `output.fps`. It
             differs from `fps` if that one decides what is rendered.
         memory_only: Fields that affect memory and not pixels; fingerprints omit them.
@@ -49,6 +58,7 @@ class TaskRules(Generic[R]):
     multiples: Mapping[str, int] = field(default_factory=dict)
     check: Callable[[R], None] = _all_well
     check_clip: Callable[[R, int], None] = _all_well
+    made_frames: Callable[[int], int] = _as_asked
     file_fps: str = FPS
     memory_only: tuple[str, ...] = ()
     late: Mapping[str, Any] = field(default_factory=dict)
@@ -161,6 +171,13 @@ class Rules(Generic[R]):
         return self._resolved(parsed.values(), seed)
 
     def _resolved(self, given: Mapping[str, Any], seed: int = 0) -> R:
+        resolved = self._checked(given, seed)
+        num_frames = getattr(resolved, "num_frames", None)
+        if num_frames is not None:
+            _warn_of_frames(num_frames, self.of_task.made_frames(num_frames))
+        return resolved
+
+    def _checked(self, given: Mapping[str, Any], seed: int = 0) -> R:
         values = {"seed": seed, **self.defaults, **self._taken(given)}
         self._check_contract(values)
         for name in self.required:
@@ -200,6 +217,17 @@ class Rules(Generic[R]):
         kind = self.declared[name].kind
         return f"{self.task} needs one in every row" if kind.has_sources else kind.allowed
 
+    def takes(self, **sampling: Any) -> bool:
+        """Whether a row may have these values, and otherwise the model's defaults. Nothing is warned of."""
+        asked = self
+        if self.contract is not None and not self.contract.binding:
+            asked = dataclasses.replace(self, contract=None)
+        try:
+            asked._checked({**dict.fromkeys(self.required, _OF_ROWS), **sampling})
+        except RequestError:
+            return False
+        return True
+
     def resolve_defaults(self, sampling: Mapping[str, Any]) -> R:
         """The request of a row without values of its own; images and clips are not opened.
 
@@ -227,7 +255,7 @@ class Rules(Generic[R]):
         if sampling.get(FPS) is not None and self.of_task.file_fps == FPS:
             raise Refused(f"sampling.{FPS}: {self.declared[FPS].not_sampling}: leave it out")
         given = {name: value for name, value in sampling.items() if value is not None}
-        of_rows = dict.fromkeys(self.required, "of each row")
+        of_rows = dict.fromkeys(self.required, _OF_ROWS)
         return self._resolved({**of_rows, **RenderRequest(**given).parsed(self.declared).values()})
 
 
@@ -256,7 +284,7 @@ def _lora_scales(values: Mapping[str, Any]) -> tuple[float, ...] | None:
 
 
 @functools.cache
-def warn_of_frames(num_frames: int, made: int) -> None:
+def _warn_of_frames(num_frames: int, made: int) -> None:
     """Warn, once per number of frames, that another one is made; the reference pipelines round silently."""
     if made != num_frames:
         logger.warning("num_frames %d makes %d frames with this model", num_frames, made)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from vidgen_dist.families.common.requests import PromptedRequest
-from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO, TaskRules, warn_of_frames
+from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO, TaskRules
 from vidgen_dist.families.hunyuan_video.config import HunyuanVideoConfigs
 from vidgen_dist.kinds import Number
 from vidgen_dist.request import Field, RequestError
@@ -56,9 +56,12 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
         if latent_frames % of_a_token:
             allowed = f"a number of frames whose latent frames (here {latent_frames}) are a multiple of "
             raise RequestError("num_frames", r.num_frames, f"{allowed}{of_a_token}")
-        warn_of_frames(r.num_frames, configs.vae.decoded_frames(latent_frames))
         if r.true_cfg_scale > 1 and not r.is_guided:
             _warn_of_guidance()
+
+    def made_frames(num_frames: int) -> int:
+        _, latent_frames, _, _ = configs.latent_size(num_frames, multiple, multiple)
+        return configs.vae.decoded_frames(latent_frames)
 
     of_task = TaskRules(
         request=HunyuanVideoRequest,
@@ -74,6 +77,7 @@ def task_rules(configs: HunyuanVideoConfigs) -> dict[str, TaskRules[HunyuanVideo
         },
         multiples={"height": multiple, "width": multiple},
         check=check,
+        made_frames=made_frames,
     )
     return {TEXT_TO_VIDEO: of_task}
 

@@ -425,7 +425,7 @@ class SingleBlock(nn.Module):
         """(1, N, D) to (1, N, D), text first, of this rank's tokens."""
         normed, gate = self.norm(tokens, sample.time)
         mixed = self.attn(normed, sample)
-        hidden = nn.gelu(self.proj_mlp(normed), approximate="tanh")
+        hidden = nn.activated_linear(normed, self.proj_mlp.weight, self.proj_mlp.bias, "gelu_tanh")
         return nn.multiply_add(self.proj_out(nn.cat([mixed, hidden], 2)), gate, tokens)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vidgen_dist.families.common.requests import PromptedRequest
-from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, TaskRules, warn_of_frames
+from vidgen_dist.families.common.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, TaskRules
 from vidgen_dist.families.ltx.config import LTXConfigs
 from vidgen_dist.kinds import Number
 from vidgen_dist.request import MAX_FPS, MIN_FPS, Field
@@ -76,8 +76,10 @@ def _task_rules(configs: LTXConfigs, request: type[R]) -> TaskRules[R]:
 
     def check(r: R) -> None:
         configs.scheduler.check_count(r.num_inference_steps)
-        _, latent_frames, _, _ = configs.latent_size(r.num_frames, r.height, r.width)
-        warn_of_frames(r.num_frames, configs.vae.decoded_frames(latent_frames))
+
+    def made_frames(num_frames: int) -> int:
+        _, latent_frames, _, _ = configs.latent_size(num_frames, multiple, multiple)
+        return configs.vae.decoded_frames(latent_frames)
 
     return TaskRules(
         request=request,
@@ -97,4 +99,5 @@ def _task_rules(configs: LTXConfigs, request: type[R]) -> TaskRules[R]:
         },
         multiples={"height": multiple, "width": multiple},
         check=check,
+        made_frames=made_frames,
     )

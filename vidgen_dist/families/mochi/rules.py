@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vidgen_dist.families.common.requests import PromptedRequest
-from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO, TaskRules, warn_of_frames
+from vidgen_dist.families.common.tasks import TEXT_TO_VIDEO, TaskRules
 from vidgen_dist.families.mochi.config import SPATIAL, MochiConfigs
 from vidgen_dist.request import RequestError
 
@@ -30,8 +30,10 @@ def task_rules(configs: MochiConfigs) -> dict[str, TaskRules[MochiRequest]]:
             allowed = "2 or more: half of the steps go along a line, half along a curve"
             raise RequestError("num_inference_steps", 1, allowed)
         configs.scheduler.check_count(r.num_inference_steps)
-        _, latent_frames, _, _ = configs.latent_size(r.num_frames, r.height, r.width)
-        warn_of_frames(r.num_frames, configs.vae.decoded_frames(latent_frames))
+
+    def made_frames(num_frames: int) -> int:
+        _, latent_frames, _, _ = configs.latent_size(num_frames, multiple, multiple)
+        return configs.vae.decoded_frames(latent_frames)
 
     of_task = TaskRules(
         request=MochiRequest,
@@ -47,5 +49,6 @@ def task_rules(configs: MochiConfigs) -> dict[str, TaskRules[MochiRequest]]:
         },
         multiples={"height": multiple, "width": multiple},
         check=check,
+        made_frames=made_frames,
     )
     return {TEXT_TO_VIDEO: of_task}

@@ -21,19 +21,23 @@ MULTIPLE = 8
 FILE_FPS = "file_fps"
 
 FIELDS = {
-    "min_guidance_scale": Field(Number(0, 1e6), "Stable Video Diffusion: guidance scale of the first frame"),
+    "min_guidance_scale": Field(
+        Number(0, 1e6), "Stable Video Diffusion: guidance scale of the first frame", usual=True
+    ),
     "max_guidance_scale": Field(
         Number(0, 1e6),
         "Stable Video Diffusion: guidance scale of the last frame; those between rise evenly; 1 or less "
         "turns guidance off",
+        usual=True,
     ),
     "motion_bucket_id": Field(
-        Whole(0, 255), "Stable Video Diffusion: how much should move; the model is told it"
+        Whole(0, 255), "Stable Video Diffusion: how much should move; the model is told it", usual=True
     ),
     "noise_aug_strength": Field(
         Number(0, 1e6),
         "Stable Video Diffusion: noise that is added to the image; more gives more motion and less of the "
         "image; the model is told it too",
+        usual=True,
     ),
     "decode_chunk_size": DECODE_CHUNK_SIZE,
     FILE_FPS: Field(

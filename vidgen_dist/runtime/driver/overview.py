@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
+from vidgen_dist.errors import shortened
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.observability.stragglers import RowTimes
 from vidgen_dist.output.lease import Lease
-from vidgen_dist.output.status_file import GangStatus, RunStatus, State, StatusFile
+from vidgen_dist.output.status_file import (
+    MOST_GANGS,
+    MOST_OF_ID,
+    GangStatus,
+    RunStatus,
+    State,
+    StatusFile,
+)
 from vidgen_dist.request import FIELDS, Field
 from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.messages import WorkerMessage
@@ -110,8 +120,9 @@ class Overview:
     def _update_metrics(self, status: RunStatus) -> None:
         self._metrics.set(
             pending=status.pending,
-            gangs=len(status.gangs),
-            ready=sum(gang.state in ("rendering", "idle", "stopping") for gang in status.gangs),
+            seconds_left=status.seconds_left if status.state == "running" else 0.0,
+            gangs=sum(status.gang_states.values()),
+            ready=sum(status.gang_states.get(state, 0) for state in ("rendering", "idle", "stopping")),
             stragglers=len(status.slow_rows) + len(status.slow_gangs),
         )
 
@@ -119,6 +130,10 @@ class Overview:
         progress, now, updated = self._progress, time.monotonic(), datetime.now(UTC)
         at_work = state == "running"
         pace = progress.recent_pace() if at_work else progress.videos_per_minute()
+        all_gangs = [self._gang_status(gang, now, updated) for gang in gangs]
+        slow_rows = [
+            replace(slow, row=shortened(slow.row, MOST_OF_ID)) for slow in self._times.slow_rows(now)
+        ]
         return RunStatus(
             run=self._lease.run,
             state=state,
@@ -134,9 +149,10 @@ class Overview:
             seconds_left=60 * progress.left / pace if pace and at_work else None,
             counted=self._counted,
             message=redact_message(message),
-            gangs=tuple(self._gang_status(gang, now, updated) for gang in gangs),
-            slow_rows=tuple(self._times.slow_rows(now)),
-            slow_gangs=tuple(self._times.slow_gangs()),
+            gang_states=dict(Counter(gang.state for gang in all_gangs)),
+            gangs=tuple(all_gangs[:MOST_GANGS]),
+            slow_rows=tuple(slow_rows[:MOST_GANGS]),
+            slow_gangs=tuple(self._times.slow_gangs()[:MOST_GANGS]),
         )
 
     def _gang_status(self, gang: Gang, now: float, updated: datetime) -> GangStatus:
@@ -147,11 +163,14 @@ class Overview:
             state = "rendering" if started else "idle"
         else:
             state = "loading" if gang.is_placed else "waiting"
+        done, steps = gang.leader.steps or (None, None)
         return GangStatus(
             gang=gang.name,
             replica=gang.replica,
             state=state,
-            row=started.row if started else None,
+            row=shortened(started.row, MOST_OF_ID) if started else None,
             since=updated - timedelta(seconds=now - started.at) if started else None,
             stage=next((stage for stage in gang.leader.silence if stage != "write"), None),
+            step=done,
+            steps=steps,
         )

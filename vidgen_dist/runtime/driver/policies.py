@@ -9,6 +9,7 @@ from vidgen_dist.observability.stragglers import StragglerPolicy
 from vidgen_dist.output.lease import LeasePolicy
 from vidgen_dist.output.ledger_committer import CommitPolicy
 from vidgen_dist.output.status_file import StatusPolicy
+from vidgen_dist.runtime.connection import ConnectionPolicy
 from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
 from vidgen_dist.storage.retry_policy import RetryPolicy
 
@@ -24,6 +25,7 @@ class RunPolicies:
         progress: How often progress is printed.
         status: How often `status.json` and metrics are brought up to date.
         stragglers: Which rows and gangs count as slow.
+        connection: How long Ray may take to start, or a cluster to answer.
         retries: How often workers and the driver repeat a request that the storage has refused.
     """
 
@@ -33,4 +35,5 @@ class RunPolicies:
     progress: ProgressPolicy = field(default_factory=ProgressPolicy)
     status: StatusPolicy = field(default_factory=StatusPolicy)
     stragglers: StragglerPolicy = field(default_factory=StragglerPolicy)
+    connection: ConnectionPolicy = field(default_factory=ConnectionPolicy)
     retries: RetryPolicy = field(default_factory=RetryPolicy)

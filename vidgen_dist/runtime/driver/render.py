@@ -15,6 +15,7 @@ from vidgen_dist.errors import Refused
 from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.lease import Lease, acquire
+from vidgen_dist.output.manifest_copy import keep_manifest
 from vidgen_dist.output.resume import error_class_of
 from vidgen_dist.output.resume_states import clear
 from vidgen_dist.output.run_file import write_run_file
@@ -65,7 +66,7 @@ def render(
     """
     engine = engine or engines.ENGINE
     run = uuid.uuid4().hex[:12]
-    device = choose_device(spec.topology)
+    device = choose_device(spec.topology, policies.connection)
     grace = parse_seconds(spec.faults.grace)
     with (
         Interrupts(grace) as interrupts,
@@ -76,7 +77,7 @@ def render(
             progress.print_line(describe_unknown(name, plan.manifest.row_schema.fields))
         for line in describe_bad_rows(plan):
             progress.print_line(line)
-        run_file = write_run_file(plan.output, plan.recorded)
+        run_file = write_run_file(plan.output, _recorded(plan))
         # If rows were chosen, the counts are not those of the manifest.
         counted = "" if plan.spec.manifest.retry else digest_of_counted(run_file, plan.manifest)
         # From here on there are rows to be finished, and soon processes to be ended.
@@ -105,7 +106,7 @@ def _render_pending(context: RunContext, engine: str, newest: int) -> RunResult:
     """
     plan, lease, progress, policies = context.plan, context.lease, context.progress, context.policies
     spec = plan.decided
-    with progress, connected(spec.topology):
+    with progress, connected(spec.topology, policies.connection):
         # They load Ray, which is not needed to find that there is nothing to do, and which reads settings
         # that the connection makes.
         from vidgen_dist.runtime.driver.active_run import ActiveRun, job_of
@@ -207,6 +208,13 @@ def _planned(
             # Another run was at work until a moment ago.
             plan = make_plan(spec, output, device=device, engine=engine)
         yield plan, lease
+
+
+def _recorded(plan: Plan) -> RunSpec:
+    """The spec as `run.yaml` keeps it; a manifest that is to be kept is copied first."""
+    if not plan.spec.manifest.keep:
+        return plan.recorded
+    return plan.recorded.override({"manifest.uri": keep_manifest(plan.output, plan.manifest)})
 
 
 def _state_of_output(output: Storage) -> tuple[bool, list[str]]:

@@ -54,6 +54,7 @@ class Member:
         address: Its rendezvous's address; empty until the rendezvous is open.
         ready: Whether its model is loaded.
         silence: Stage -> seconds without a sign of life, from its latest report.
+        steps: Steps done, and steps of the stage, likewise.
     """
 
     actor: Any
@@ -64,6 +65,7 @@ class Member:
     address: str = ""
     ready: bool = False
     silence: Mapping[str, float] = field(default_factory=dict)
+    steps: tuple[int, int] | None = None
 
     def call(
         self, method: Callable[Concatenate[WorkerActor, P], object], *arguments: P.args, **keywords: P.kwargs

@@ -449,7 +449,7 @@ class Supervisor:
         if isinstance(answer, Placement):
             self._launcher.register_placement(gang, member, answer, self._others(gang))
         else:
-            member.silence = answer.silence
+            member.silence, member.steps = answer.silence, answer.steps
             for message in answer.messages:
                 if message.id is not None:
                     self._handle_row_message(gang, message, message.id)

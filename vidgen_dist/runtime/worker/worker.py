@@ -178,7 +178,8 @@ class Worker:
         with self._has_messages:
             messages, self._messages = tuple(self._messages), []
             self._reported = time.monotonic()
-        return WorkerReport(messages, {**self._pulse.silence(), **self._writing.pulse.silence()})
+        silence = {**self._pulse.silence(), **self._writing.pulse.silence()}
+        return WorkerReport(messages, silence, self._pulse.steps)
 
     def save(self) -> None:
         """Save the state of the present rendering after its latest step, and after each further one.
@@ -403,8 +404,8 @@ class Worker:
         """Collectives that this rank has begun, by group."""
         return dict(self._mesh.traffic.issued)
 
-    def _on_progress(self, stage: str, _done: int, _of: int) -> None:
-        self._pulse.beat(stage)
+    def _on_progress(self, stage: str, done: int, steps: int) -> None:
+        self._pulse.beat(stage, (done, steps) if steps > 1 else None)
         if self._abandon.is_set():
             raise _Abandoned
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -192,22 +193,32 @@ def state_of(path: Path) -> tuple[int, ...]:
 
 def _opened(options: LoraOptions, path: Path, commit: str | None) -> LoraFile:
     state = state_of(path)
-    tensors = TensorFiles.open_file(path)
-    for key in tensors.keys:
-        if not np.isfinite(tensors.read(key).astype(np.float32)).all():
-            raise Refused(f"{path}: {key} has values that are NaN or infinite")
     settings = _settings(path)
-    parts = {"weights": file_digest(path), "settings": json.dumps(settings, sort_keys=True)}
+    parts = {"weights": _checked_digest(path, state), "settings": json.dumps(settings, sort_keys=True)}
     return LoraFile(
         options.id,
         options.scale,
         commit,
-        tensors,
+        TensorFiles.open_file(path),
         settings,
         digest_of(parts),
         read_contract(path.parent, path.name),
         state,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _checked_digest(path: Path, _state: tuple[int, ...]) -> str:
+    """A file's SHA-256; its values are checked, too. Each state of a file is read once by a process.
+
+    Raises:
+        Refused: Not safetensors, or a value is NaN or infinite.
+    """
+    tensors = TensorFiles.open_file(path)
+    for key in tensors.keys:
+        if not np.isfinite(tensors.read(key).astype(np.float32)).all():
+            raise Refused(f"{path}: {key} has values that are NaN or infinite")
+    return file_digest(path)
 
 
 def _settings(path: Path) -> dict[str, dict[str, Any]]:
