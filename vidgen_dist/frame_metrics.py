@@ -27,10 +27,12 @@ class FrameMetrics:
         mse: Mean squared error of all frames, pixels and channels, of values from 0 to 255.
         ssim: Mean SSIM of the frames; None if they are smaller than the window.
         mean_difference: Mean absolute difference, 0 to 1.
-        motion_difference: Mean absolute difference of the changes from each frame to the next, 0 to 1; None
-            for a single frame.
+        motion_difference: Mean absolute difference between the two videos' changes from each frame to the
+            next, 0 to 2: where one goes from black to white, the other may go from white to black. It is 0
+            for a difference that does not move, such as another brightness, and high for flicker. None for a
+            single frame.
         first_different_frame: Index of the first frame that differs; None if none does.
-        worst_frame: Index of the frame with the largest MSE.
+        worst_frame: Index of the frame with the largest MSE; None if all are equal.
     """
 
     mse: float
@@ -38,7 +40,7 @@ class FrameMetrics:
     mean_difference: float
     motion_difference: float | None
     first_different_frame: int | None
-    worst_frame: int
+    worst_frame: int | None
 
 
 def psnr(mse: float) -> float:
@@ -72,7 +74,7 @@ def compare_frames(a: np.ndarray, b: np.ndarray) -> FrameMetrics:
         if before is not None:
             motion.append(float(np.mean(np.abs(difference - before))))
         before = difference
-        if min(one.shape[:2]) >= SSIM_WINDOW:
+        if _has_ssim(*one.shape[:2]):
             similar.append(1.0 if errors[-1] == 0 else _ssim(one, other))
     different = np.flatnonzero(errors)
     return FrameMetrics(
@@ -81,8 +83,24 @@ def compare_frames(a: np.ndarray, b: np.ndarray) -> FrameMetrics:
         mean_difference=float(np.mean(absolute)) / DATA_RANGE,
         motion_difference=float(np.mean(motion)) / DATA_RANGE if motion else None,
         first_different_frame=int(different[0]) if len(different) else None,
-        worst_frame=int(np.argmax(errors)),
+        worst_frame=int(np.argmax(errors)) if len(different) else None,
     )
+
+
+def equal_frames(frames: int, height: int, width: int) -> FrameMetrics:
+    """What `compare_frames` says of equal videos of this size."""
+    return FrameMetrics(
+        mse=0.0,
+        ssim=1.0 if _has_ssim(height, width) else None,
+        mean_difference=0.0,
+        motion_difference=0.0 if frames > 1 else None,
+        first_different_frame=None,
+        worst_frame=None,
+    )
+
+
+def _has_ssim(height: int, width: int) -> bool:
+    return min(height, width) >= SSIM_WINDOW
 
 
 def _ssim(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,50 +1,40 @@
 """`vidgen compare`: the videos of two outputs of the same rows.
 
-Both ledgers are read by columns, and their rows are matched by id, some hundred bytes a row; then videos are
-read and compared, a few pairs at a time. A row that cannot be compared stays in the result, with a reason.
+Of both ledgers the columns that are needed are read, and rows are matched by id. Then videos are read and
+compared, a few pairs at a time. A row that cannot be compared stays in the result, with a reason.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 import os
-import tempfile
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, ImageDraw
 
 from vidgen_dist import ledger
 from vidgen_dist.bulk_digests import text_hashes
-from vidgen_dist.errors import Refused, shortened
-from vidgen_dist.frame_metrics import SSIM_WINDOW, compare_frames, psnr
-from vidgen_dist.maintenance.status import open_output
-from vidgen_dist.media import MediaError
-from vidgen_dist.media.contact_sheet import read_frames
-from vidgen_dist.output.video_files import fetch_video, path_in_output
-from vidgen_dist.storage.folder import Storage
-from vidgen_dist.storage.names import is_temporary, safe_name
-from vidgen_dist.storage.retries import with_retries
+from vidgen_dist.errors import Refused
+from vidgen_dist.frame_metrics import SSIM_WINDOW, FrameMetrics, compare_frames, equal_frames, psnr
+from vidgen_dist.maintenance.output_videos import OutputVideos, UnreadableVideo
+from vidgen_dist.storage.uris import redact
 from vidgen_dist.threads import map_ahead
 
 COMPARED, SHAPES_DIFFER, UNREADABLE = "compared", "shapes differ", "unreadable"
 ONLY_A, ONLY_B, NOT_DONE = "only in A", "only in B", "not done"
 OUTCOMES: Mapping[str, str] = {
-    COMPARED: "both videos were compared",
-    SHAPES_DIFFER: "the videos differ in frames, height or width",
+    COMPARED: "the row has figures",
     UNREADABLE: "a video is missing or torn",
+    SHAPES_DIFFER: "the videos differ in frames, height or width",
+    NOT_DONE: "the row failed or was lost in A, in B or in both",
     ONLY_A: "B's ledger does not have the row",
     ONLY_B: "A's ledger does not have the row",
-    NOT_DONE: "the row failed or was lost in A, in B or in both",
 }
-"""What may become of a row, and what that means."""
+"""What may become of a row, and what that means, in the order of the result."""
 
 
 @dataclass(frozen=True)
@@ -68,33 +58,45 @@ COLUMNS = (
     ComparisonColumn("id", pa.string(), "the row's identity", nullable=False),
     ComparisonColumn("outcome", pa.string(), ", ".join(f"`{name}`" for name in OUTCOMES), nullable=False),
     ComparisonColumn("reason", pa.string(), "why the row, or its SSIM, has no figures"),
-    ComparisonColumn("same_bytes", pa.bool_(), "whether the files are equal, byte by byte"),
+    ComparisonColumn("same_bytes", pa.bool_(), "whether the files have the same SHA-256"),
+    ComparisonColumn(
+        "same_frames", pa.bool_(), "whether all frames are equal; null if they were not compared"
+    ),
     ComparisonColumn("psnr", pa.float64(), "dB, of the MSE of all frames; infinite if all frames are equal"),
-    ComparisonColumn("ssim", pa.float64(), "mean SSIM of the frames; null for frames below 11x11"),
+    ComparisonColumn(
+        "ssim",
+        pa.float64(),
+        f"mean SSIM of the frames, at most 1; null for frames below {SSIM_WINDOW}x{SSIM_WINDOW}",
+    ),
     ComparisonColumn("mse", pa.float64(), "mean squared error of values from 0 to 255"),
-    ComparisonColumn("mean_difference", pa.float64(), "mean absolute difference, 0 to 1"),
+    ComparisonColumn("mean_difference", pa.float64(), "mean absolute difference of values from 0 to 1"),
     ComparisonColumn(
         "motion_difference",
         pa.float64(),
-        "mean absolute difference of the changes from frame to frame, 0 to 1; null for a single frame",
+        "how far the motion differs: mean absolute difference between A's and B's changes from frame to frame, "
+        "of values from 0 to 1, so 0 to 2; null for a single frame",
     ),
+    ComparisonColumn("first_different_frame", pa.int32(), "index of the first frame that differs"),
     ComparisonColumn(
-        "first_different_frame", pa.int32(), "index of the first frame that differs; null if none does"
+        "worst_frame", pa.int32(), "index of the frame with the largest MSE; null if all are equal"
     ),
-    ComparisonColumn("worst_frame", pa.int32(), "index of the frame with the largest MSE"),
     ComparisonColumn("frames", pa.int32(), "frames of each video"),
+    ComparisonColumn("width", pa.int32(), "pixels of each video"),
+    ComparisonColumn("height", pa.int32(), "pixels of each video"),
+    ComparisonColumn("fps_a", pa.float64(), "frames per second in A, as its ledger says"),
+    ComparisonColumn("fps_b", pa.float64(), "frames per second in B, as its ledger says"),
     ComparisonColumn("uri_a", pa.string(), "the video in A, as its ledger names it"),
     ComparisonColumn("uri_b", pa.string(), "the video in B, as its ledger names it"),
 )
 SCHEMA = pa.schema([pa.field(column.name, column.type, column.nullable) for column in COLUMNS])
 """The schema of a comparison."""
 
-_LEDGER_COLUMNS = ("id", "status", "uri", "sha256", "attempt", "finished_at")
-_READ_COLUMNS = ("status", "uri", "sha256")
+_LEDGER_COLUMNS = ("id", "status", "uri", "bytes", "sha256", "frames", "fps", "width", "height")
+_SIZE = ("frames", "height", "width")
+_CONTENT = ("sha256", "bytes", *_SIZE)
 # Each holds two videos, decoded.
 _THREADS = min(4, os.cpu_count() or 1)
 _BATCH = 1024
-_AMPLIFIED = 8
 
 
 @dataclass(frozen=True)
@@ -102,46 +104,67 @@ class Comparison:
     """What a comparison found.
 
     Args:
-        rows: A row for each compared or listed row, the worst first, with the schema `SCHEMA`: rows whose
-            video is unreadable, other rows without figures, then by PSNR and SSIM.
+        rows: A row for each row that was looked at, with the schema `SCHEMA`: in the order of `OUTCOMES`, and
+            those that were compared by PSNR and SSIM, the worst first.
         all_rows: How many rows A and B have together; more than `rows` has if these are a sample.
     """
 
     rows: pa.Table
     all_rows: int
 
-    def summary(self) -> dict[str, Any]:
-        """Counts by outcome and the figures in all.
+    @functools.cached_property
+    def compared(self) -> pa.Table:
+        """The rows that have figures, the worst first."""
+        return self.of(COMPARED)
 
-        PSNR in all is that of the mean MSE of all frames, SSIM the mean of all frames: a long video counts
-        more.
-        Figures are None if no row has them.
+    @property
+    def different(self) -> pa.Table:
+        """The rows with a frame that differs, the worst first."""
+        return self.compared.filter(pc.invert(self.compared["same_frames"]))
+
+    def of(self, outcome: str) -> pa.Table:
+        """The rows with an outcome, a key of `OUTCOMES`."""
+        return self.rows.filter(pc.equal(self.rows["outcome"], outcome))
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and the figures in all.
+
+        Returns:
+            `rows` (of A and B together), `looked_at`, `outcomes` (outcome -> rows); of the rows that were
+            compared the numbers of those with `same_bytes`, `same_frames` and `different_fps`; and in all
+            `mse`, `psnr` (dB, of that MSE; infinite if it is 0), `ssim` and `mean_difference`, each the mean
+            of all frames, so that a long video counts more. Figures are None if no row has them.
         """
-        done = self.rows.filter(pc.equal(self.rows["outcome"], COMPARED))
-        frames = done["frames"].to_numpy().astype(np.float64)
-        mse = _weighted(done["mse"], frames)
-        outcomes = self.rows["outcome"].to_pylist()
+        rows = self.compared
+        frames = rows["frames"].to_numpy().astype(np.float64)
+        mse = _weighted(rows["mse"], frames)
+        counts = pc.value_counts(self.rows["outcome"]).to_pylist()
         return {
             "rows": self.all_rows,
             "looked_at": len(self.rows),
-            "outcomes": {name: outcomes.count(name) for name in OUTCOMES},
-            "same_bytes": pc.sum(done["same_bytes"]).as_py() or 0,
-            "same_frames": pc.sum(pc.equal(done["mse"], 0)).as_py() or 0,
+            "outcomes": {name: 0 for name in OUTCOMES} | {each["values"]: each["counts"] for each in counts},
+            "same_bytes": pc.sum(rows["same_bytes"]).as_py() or 0,
+            "same_frames": pc.sum(rows["same_frames"]).as_py() or 0,
+            "different_fps": pc.sum(pc.not_equal(rows["fps_a"], rows["fps_b"])).as_py() or 0,
             "mse": mse,
             "psnr": None if mse is None else psnr(mse),
-            "ssim": _weighted(done["ssim"], frames),
-            "mean_difference": _weighted(done["mean_difference"], frames),
+            "ssim": _weighted(rows["ssim"], frames),
+            "mean_difference": _weighted(rows["mean_difference"], frames),
         }
 
-    def below(self, min_psnr: float | None, min_ssim: float | None) -> int:
-        """How many compared rows are below a limit; a row without SSIM is below any limit of it."""
-        done = self.rows.filter(pc.equal(self.rows["outcome"], COMPARED))
-        figures = zip(done["psnr"].to_pylist(), done["ssim"].to_pylist(), strict=True)
-        return sum(
-            (min_psnr is not None and noise < min_psnr)
-            or (min_ssim is not None and (similar is None or similar < min_ssim))
-            for noise, similar in figures
-        )
+    def below(self, min_psnr: float | None = None, min_ssim: float | None = None) -> int:
+        """How many compared rows are below a limit; a row without SSIM is below any limit of it.
+
+        Args:
+            min_psnr: dB.
+            min_ssim: -1 to 1.
+        """
+        low = np.zeros(len(self.compared), np.bool_)
+        for name, limit in (("psnr", min_psnr), ("ssim", min_ssim)):
+            if limit is not None:
+                # Nulls become NaN, which is not at least anything.
+                low |= ~(self.compared[name].to_numpy() >= limit)
+        return int(np.count_nonzero(low))
 
 
 def compare_outputs(
@@ -149,193 +172,159 @@ def compare_outputs(
     b: str,
     *,
     rows: int | None = None,
+    deep: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Comparison:
-    """Compare the videos of two outputs, row by row.
+    """Compare the videos of two outputs, row by row; rows are matched by id.
 
     Args:
-        a, b: Outputs of runs; they may be of different settings, formats and sizes.
-        rows: How many rows to look at: those whose ids have the smallest hashes, the same each time. All by
-            default.
+        a, b: Outputs of two runs; they may have other settings, formats and sizes.
+        rows: How many rows to look at: those whose ids have the smallest hashes, the same each time. They are
+            chosen before a video is read. All by default.
+        deep: Read also videos that are the same bytes, as both ledgers say.
         progress: Called with the number of rows that are done and of all rows to look at.
 
+    Returns:
+        The rows that were looked at, the worst first, and how many there are. PSNR is in dB, MSE in squares of
+        8-bit values; videos are compared as 8-bit RGB of the shape (frames, height, width, 3), which must be
+        the same for both.
+
     Raises:
-        Refused: One of them is not a run's output, or a storage failed.
+        Refused: One of them is not a run's output or its ledger has no entries, both are the same output,
+            `rows` is below 1, or a storage failed.
     """
-    one, other = (_Side(uri, name) for uri, name in ((a, "A"), (b, "B")))
+    if rows is not None and rows < 1:
+        raise Refused(f"rows: {rows} is not allowed; allowed: at least 1")
+    sides = OutputVideos(a, "A"), OutputVideos(b, "B")
+    if sides[0].root == sides[1].root:
+        raise Refused(f"A and B are the same output: {redact(sides[0].root)}")
     try:
-        pairs = one.latest("_a").join(other.latest("_b"), keys="id", join_type="full outer").combine_chunks()
-        count = len(pairs)
-        if count:
-            hashes = text_hashes(pairs["id"].combine_chunks())
-            pairs = pairs.take(pa.array(np.lexsort((hashes[:, 1], hashes[:, 0]))[:rows]))
+        pairs = _Pairs(*(side.entries(_LEDGER_COLUMNS) for side in sides), rows)
         batches, waiting = [], []
-        listed = (pair for batch in pairs.to_batches(_BATCH) for pair in batch.to_pylist())
-        for found in map_ahead(lambda pair: _compare_row(one, other, pair), listed, threads=_THREADS):
+        compare = functools.partial(_compare_row, sides, deep)
+        for done, found in enumerate(map_ahead(compare, pairs, threads=_THREADS), 1):
             waiting.append(found)
-            if len(waiting) == _BATCH:
+            if len(waiting) == _BATCH or done == len(pairs):
                 batches.append(pa.RecordBatch.from_pylist(waiting, SCHEMA))
                 waiting = []
-            progress(len(batches) * _BATCH + len(waiting), len(pairs))
-        batches.append(pa.RecordBatch.from_pylist(waiting, SCHEMA))
+            progress(done, len(pairs))
     except OSError as error:
         raise Refused(str(error)) from None
-    return Comparison(_worst_first(pa.Table.from_batches(batches, SCHEMA)), count)
+    return Comparison(_in_order(pa.Table.from_batches(batches, SCHEMA)), pairs.all_rows)
 
 
-def write_worst_frames(a: str, b: str, found: Comparison, place: Storage, count: int) -> int:
-    """Write A, B and their amplified difference side by side, for the worst rows that differ.
-
-    Args:
-        a, b: The outputs that were compared.
-        found: Their comparison.
-        place: Where the PNG files go, one a row, of its worst frame.
-        count: For how many rows.
-
-    Returns:
-        How many files were written.
-
-    Raises:
-        Refused: A storage failed, or a video is gone or torn since.
-    """
-    one, other = _Side(a, "A"), _Side(b, "B")
-    worst = found.rows.filter(pc.greater(found.rows["mse"], 0)).slice(0, count).to_pylist()
-    try:
-        for number, row in enumerate(worst, 1):
-            frames = [side.frames(row[f"uri_{side.name.lower()}"])[0] for side in (one, other)]
-            sheet = side_by_side(
-                row["id"], row["worst_frame"], *(each[row["worst_frame"]] for each in frames)
-            )
-            data = BytesIO()
-            sheet.save(data, "PNG")
-            place.write_bytes(f"{number:04d}-{safe_name(row['id'])}.png", data.getvalue())
-    except (OSError, _Unreadable) as error:
-        raise Refused(f"--frames: {error}") from None
-    return len(worst)
+_Entry = Mapping[str, Any]
 
 
-def side_by_side(id: str, index: int, one: np.ndarray, other: np.ndarray) -> Image.Image:
-    """A frame of A, of B, and their difference times 8, under a line that names the row.
+class _Pairs:
+    """The entries of each id in A and in B; None where there is none.
 
     Args:
-        id: The row's id.
-        index: The frame's index.
-        one, other: uint8 (H, W, 3).
+        a, b: The ledgers' entries, one for each id.
+        rows: How many ids to take, by their hashes; all by default.
     """
-    difference = np.abs(one.astype(np.int16) - other) * _AMPLIFIED
-    picture = np.concatenate([one, other, np.minimum(difference, 255).astype(np.uint8)], axis=1)
-    label = f"{shortened(id)!r}, frame {index}: A | B | difference x{_AMPLIFIED}"
-    text = label.encode("ascii", "backslashreplace").decode()
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    width = max(picture.shape[1], math.ceil(draw.textlength(text)) + 8)
-    sheet = Image.new("RGB", (width, picture.shape[0] + 18), "white")
-    ImageDraw.Draw(sheet).text((4, 3), text, fill="black")
-    sheet.paste(Image.fromarray(picture), (0, 18))
-    return sheet
+
+    def __init__(self, a: pa.Table, b: pa.Table, rows: int | None) -> None:
+        self._tables = a, b
+        hashes = np.concatenate([_id_hashes(a), _id_hashes(b)])
+        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+        new = np.ones(len(order), np.bool_)
+        new[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
+        self.all_rows = int(np.count_nonzero(new))
+        starts = np.flatnonzero(new)
+        double = np.diff(starts, append=len(order)) == 2
+        starts, double = starts[:rows], double[:rows]
+        # The sort is stable: of two entries of an id, A's comes first.
+        first, last = order[starts], order[starts + double]
+        self._places = np.where(first < len(a), first, -1), np.where(last >= len(a), last - len(a), -1)
+
+    def __len__(self) -> int:
+        return len(self._places[0])
+
+    def __iter__(self) -> Iterator[tuple[_Entry | None, _Entry | None]]:
+        for start in range(0, len(self), _BATCH):
+            taken = (self._take(side, start) for side in range(2))
+            yield from zip(*taken, strict=True)
+
+    def _take(self, side: int, start: int) -> list[_Entry | None]:
+        places = self._places[side][start : start + _BATCH]
+        entries = iter(self._tables[side].take(pa.array(places[places >= 0])).to_pylist())
+        return [next(entries) if place >= 0 else None for place in places.tolist()]
 
 
-class _Unreadable(Exception):
-    """A video is missing or torn; the message says which and why."""
+def _id_hashes(entries: pa.Table) -> np.ndarray:
+    chunks = [text_hashes(chunk) for chunk in entries["id"].chunks]
+    return np.concatenate(chunks) if chunks else np.empty((0, 2), np.uint64)
 
 
-class _Side:
-    """One of the two outputs."""
-
-    def __init__(self, uri: str, name: str) -> None:
-        self.name = name
-        self._output, spec = open_output(uri)
-        self._format = spec.output.format
-
-    def latest(self, suffix: str) -> pa.Table:
-        """The latest entry of each id; columns other than the id get a suffix."""
-        tables: list[pa.Table] = []
-        ledger.read_parts(self._output, _LEDGER_COLUMNS, lambda _name, table: tables.append(table))
-        fields = [ledger.SCHEMA.field(name) for name in _LEDGER_COLUMNS]
-        schema = pa.schema([field.with_nullable(True) for field in fields])
-        whole = pa.concat_tables(
-            [schema.empty_table(), *(t.select(_LEDGER_COLUMNS).cast(schema) for t in tables)]
-        )
-        # A `lost` entry has the time and the attempt of the entry that it revokes.
-        whole = whole.append_column("lost", pc.equal(whole["status"], ledger.LOST))
-        keys = ("id", "finished_at", "attempt", "lost")
-        whole = whole.sort_by([(key, "ascending") for key in keys]).combine_chunks()
-        if len(whole):
-            ids = whole["id"].combine_chunks()
-            last = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1))
-            whole = whole.filter(pa.concat_arrays([last, pa.array([True])]))
-        whole = whole.select(["id", *_READ_COLUMNS])
-        return whole.rename_columns(["id", *(name + suffix for name in _READ_COLUMNS)])
-
-    def frames(self, uri: str, sha256: str | None = None) -> tuple[np.ndarray, str]:
-        """A video's frames, uint8 (F, H, W, 3), and the SHA-256 of its files.
-
-        Raises:
-            _Unreadable: It is missing or torn.
-            OSError: The storage failed, again and again.
-        """
-        return with_retries(lambda: self._frames_once(uri, sha256), hurry=threading.Event())
-
-    def _frames_once(self, uri: str, sha256: str | None) -> tuple[np.ndarray, str]:
-        path = path_in_output(uri)
-        with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
-            try:
-                nested = self._format == "png"
-                names = [n for n in self._output.list(path) if not is_temporary(n)] if nested else [path]
-                if not names:
-                    raise FileNotFoundError
-                files, digest = fetch_video(list(map(self._output.uri, names)), Path(folder))
-            except FileNotFoundError:
-                raise _Unreadable(f"{self.name}: {path}: there is no such file") from None
-            if sha256 is not None and digest != sha256:
-                raise _Unreadable(f"{self.name}: {path}: its SHA-256 is not the one that the ledger has")
-            try:
-                return read_frames(folder if nested else files[0], self._format), digest
-            except (MediaError, ValueError, EOFError) as error:
-                raise _Unreadable(f"{self.name}: {path}: {error}") from None
-
-
-def _compare_row(a: _Side, b: _Side, pair: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"id": pair["id"], "uri_a": pair["uri_a"], "uri_b": pair["uri_b"]}
-    statuses = {side.name: pair[f"status_{side.name.lower()}"] for side in (a, b)}
-    for missing, outcome in (("B", ONLY_A), ("A", ONLY_B)):
-        if statuses[missing] is None:
-            return row | {"outcome": outcome, "reason": f"{missing}: no ledger entry"}
-    bad = [f"{name}: {status}" for name, status in statuses.items() if status != ledger.DONE]
+def _compare_row(
+    sides: tuple[OutputVideos, OutputVideos], deep: bool, pair: tuple[_Entry | None, _Entry | None]
+) -> dict[str, Any]:
+    """A row of the comparison."""
+    a, b = pair
+    row = {"id": (a or b or {})["id"]}
+    for entry, end in ((a, "a"), (b, "b")):
+        row |= {f"uri_{end}": entry and entry["uri"], f"fps_{end}": entry and entry["fps"]}
+    if a is None or b is None:
+        return row | {"outcome": ONLY_B if a is None else ONLY_A}
+    bad = [
+        f"{side.name}: {e['status']}"
+        for side, e in zip(sides, (a, b), strict=True)
+        if e["status"] != ledger.DONE
+    ]
     if bad:
         return row | {"outcome": NOT_DONE, "reason": "; ".join(bad)}
+    if (
+        not deep
+        and None not in (a[name] for name in _CONTENT)
+        and all(a[name] == b[name] for name in _CONTENT)
+    ):
+        return row | _figures(equal_frames(*(a[name] for name in _SIZE)), *(a[name] for name in _SIZE), True)
+    return row | _compare_videos(sides, (a, b))
+
+
+def _compare_videos(
+    sides: tuple[OutputVideos, OutputVideos], entries: tuple[_Entry, _Entry]
+) -> dict[str, Any]:
+    """What reading both videos gives for a row."""
     videos, wrong = [], []
-    for side, end in ((a, "_a"), (b, "_b")):
+    for side, entry in zip(sides, entries, strict=True):
         try:
-            videos.append(side.frames(pair[f"uri{end}"], pair[f"sha256{end}"]))
-        except _Unreadable as error:
+            videos.append(side.frames(entry["uri"], entry["sha256"]))
+        except UnreadableVideo as error:
             wrong.append(str(error))
     if wrong:
-        return row | {"outcome": UNREADABLE, "reason": "; ".join(wrong)}
+        return {"outcome": UNREADABLE, "reason": "; ".join(wrong)}
     (one, digest), (other, other_digest) = videos
     if one.shape != other.shape:
         shapes = " and ".join(f"{f} frames of {w}x{h}" for f, h, w, _ in (one.shape, other.shape))
-        return row | {"outcome": SHAPES_DIFFER, "reason": shapes, "same_bytes": False}
-    metrics = compare_frames(one, other)
+        return {"outcome": SHAPES_DIFFER, "reason": shapes, "same_bytes": False}
+    return _figures(compare_frames(one, other), *one.shape[:3], digest == other_digest)
+
+
+def _figures(metrics: FrameMetrics, frames: int, height: int, width: int, same_bytes: bool) -> dict[str, Any]:
     small = f"no SSIM: a frame is smaller than its window, {SSIM_WINDOW}x{SSIM_WINDOW}"
-    return row | {
+    return {
         "outcome": COMPARED,
         "reason": small if metrics.ssim is None else None,
-        "same_bytes": digest == other_digest,
+        "same_bytes": same_bytes,
+        "same_frames": metrics.mse == 0,
         "psnr": psnr(metrics.mse),
-        "frames": len(one),
+        "frames": frames,
+        "height": height,
+        "width": width,
         **asdict(metrics),
     }
 
 
-def _worst_first(rows: pa.Table) -> pa.Table:
-    order = (UNREADABLE, SHAPES_DIFFER, ONLY_A, ONLY_B, NOT_DONE, COMPARED)
-    rank = pc.index_in(rows["outcome"], pa.array(order))
+def _in_order(rows: pa.Table) -> pa.Table:
+    rank = pc.index_in(rows["outcome"], pa.array(list(OUTCOMES)))
     keys = [("rank", "ascending"), ("psnr", "ascending"), ("ssim", "ascending"), ("id", "ascending")]
     return rows.append_column("rank", rank).sort_by(keys).select(SCHEMA.names).cast(SCHEMA)
 
 
 def _weighted(column: pa.ChunkedArray, weights: np.ndarray) -> float | None:
     """The mean of a column without its nulls; None if there is nothing else."""
-    values = column.cast(pa.float64()).to_numpy()
+    values = column.to_numpy()
     known = ~np.isnan(values)
     return float(np.average(values[known], weights=weights[known])) if known.any() else None
