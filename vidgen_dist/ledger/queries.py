@@ -69,8 +69,8 @@ def latest(output: Storage, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     Raises as `read_ledger`.
     """
     state = read_ledger(output)
-    read = list(dict.fromkeys((*columns, *_CHOOSING)))
-    found = [pa.schema([*map(SCHEMA.field, read), _PLACE]).empty_table()]
+    kept = list(dict.fromkeys((*columns, "id", "attempt", "finished_at")))
+    found = [pa.schema([*map(SCHEMA.field, kept), _PLACE]).empty_table()]
 
     def pick(_name: str, table: pa.Table) -> None:
         table = table.combine_chunks()
@@ -79,19 +79,25 @@ def latest(output: Storage, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
         ids, fingerprints = (table.column(name).combine_chunks() for name in ("id", "fingerprint"))
         place, status = state.outcomes_of(ids, fingerprints)
         chosen = pc.and_(pa.array(place >= 0), pc.equal(table.column("status"), pa.array(status.astype(str))))
-        found.append(table.append_column(_PLACE, pa.array(place)).filter(chosen))
+        found.append(table.select(kept).append_column(_PLACE, pa.array(place)).filter(chosen))
 
-    read_parts(output, read, pick)
-    entries = pa.concat_tables(found).sort_by(
-        [(name, "ascending") for name in ("place", "finished_at", "attempt")]
-    )
-    places = entries.column("place").to_numpy()
-    last = entries.filter(pa.array(np.diff(places, append=-1) != 0))
-    return last.sort_by([("finished_at", "ascending"), ("id", "ascending")]).select(list(columns))
+    read_parts(output, list(dict.fromkeys((*kept, "status", "fingerprint"))), pick)
+    entries = pa.concat_tables(found)
+    found.clear()
+    # Places are sorted before entries are, which are copied only once.
+    last = _last_of_place(entries)
+    by_time = [("finished_at", "ascending"), ("id", "ascending")]
+    order = pc.sort_indices(entries.select(["finished_at", "id"]).take(last), by_time)
+    return entries.select(list(columns)).take(last.take(order))
 
 
-_CHOOSING = ("id", "status", "fingerprint", "attempt", "finished_at")
-"""The columns that say which entry is an id's latest outcome."""
+def _last_of_place(entries: pa.Table) -> pa.Array:
+    """The index of the last entry of each place."""
+    keys = [(name, "ascending") for name in ("place", "finished_at", "attempt")]
+    order = pc.sort_indices(entries.select([name for name, _ in keys]), keys)
+    places = entries.column("place").to_numpy()[order.to_numpy()]
+    return order.filter(pa.array(np.diff(places, append=-1) != 0))
+
 
 _PLACE = pa.field("place", pa.int64())
 
