@@ -240,7 +240,7 @@ def test_what_is_refused(outputs: Outputs, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"no run\.yaml"):
         outputs.compare()
     put_run(outputs.b, ids=())
-    with pytest.raises(Refused, match="B: .*b: its ledger has no entries"):
+    with pytest.raises(Refused, match=r"B: .*b: its ledger has no entries"):
         outputs.compare()
     for same in (outputs.a, f"{outputs.a}/", str(tmp_path / "x" / ".." / "a")):
         with pytest.raises(Refused, match="the same output"):

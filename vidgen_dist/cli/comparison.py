@@ -54,6 +54,7 @@ def compare(
     from vidgen_dist.maintenance.comparison import compare_outputs
     from vidgen_dist.maintenance.frame_pictures import write_worst_frames
     from vidgen_dist.storage.folder import open_export, open_writable
+    from vidgen_dist.storage.uris import redact
 
     target = None if export is None else open_export(export)
     folder = None if frames is None else open_writable(frames)
@@ -69,8 +70,8 @@ def compare(
         _print_counts(found, below)
         _print_worst(found, worst)
         _print_others(found)
-    if pictures is not None:
-        print_error(f"{counted(pictures, 'picture')} in {frames}")
+    if pictures is not None and frames is not None:
+        print_error(f"{counted(pictures, 'picture')} in {redact(frames)}")
     raise typer.Exit(_exit_status(found, below, limited=min_psnr is not None or min_ssim is not None))
 
 
