@@ -69,7 +69,7 @@ def latest(output: Storage, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     Raises as `read_ledger`.
     """
     state = read_ledger(output)
-    kept = list(dict.fromkeys((*columns, "id", "attempt", "finished_at")))
+    kept = list(dict.fromkeys((*columns, "id", *_LATER)))
     found = [pa.schema([*map(SCHEMA.field, kept), _PLACE]).empty_table()]
 
     def pick(_name: str, table: pa.Table) -> None:
@@ -93,13 +93,16 @@ def latest(output: Storage, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
 
 def _last_of_place(entries: pa.Table) -> pa.Array:
     """The index of the last entry of each place."""
-    keys = [(name, "ascending") for name in ("place", "finished_at", "attempt")]
+    keys = [(name, "ascending") for name in ("place", *_LATER)]
     order = pc.sort_indices(entries.select([name for name, _ in keys]), keys)
     places = entries.column("place").to_numpy()[order.to_numpy()]
     return order.filter(pa.array(np.diff(places, append=-1) != 0))
 
 
 _PLACE = pa.field("place", pa.int64())
+
+_LATER = ("finished_at", "attempt", "error_class")
+"""The columns by which the last of several entries is chosen; error classes only so that it is always the same."""
 
 DEAD_LETTERS = pa.schema(
     [
@@ -139,9 +142,7 @@ def dead_letters(output: Storage) -> pa.Table:
 
     if state.failed:
         read_parts(output, ("status", "fingerprint", *_LETTERS.names[:-1]), pick)
-    letters = pa.concat_tables(found).sort_by(
-        [(name, "ascending") for name in ("place", "finished_at", "attempt", "error_class")]
-    )
+    letters = pa.concat_tables(found).sort_by([(name, "ascending") for name in ("place", *_LATER)])
     places = letters.column("place").to_numpy()
     letters = letters.filter(pa.array(np.diff(places, append=-1) != 0))
     attempts = state.dead_letter_attempts(letters.column("place").to_numpy())
