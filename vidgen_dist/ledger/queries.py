@@ -102,7 +102,7 @@ def _last_of_place(entries: pa.Table) -> pa.Array:
 _PLACE = pa.field("place", pa.int64())
 
 _LATER = ("finished_at", "attempt", "error_class")
-"""The columns by which the last of several entries is chosen; error classes only so that it is always the same."""
+"""What decides which entry is the last. The error class is there so that it is always the same one."""
 
 DEAD_LETTERS = pa.schema(
     [

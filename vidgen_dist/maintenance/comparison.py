@@ -1,7 +1,7 @@
 """`vidgen compare`: the videos of two outputs of the same rows.
 
-Of both ledgers the columns that are needed are read, and rows are matched by id. Then videos are read and
-compared, a few pairs at a time. A row that cannot be compared stays in the result, with a reason.
+It reads the columns of both ledgers that it needs, and matches their rows by id. Then it reads and compares
+videos, a few pairs at a time. A row that cannot be compared stays in the result, with a reason.
 """
 
 from __future__ import annotations
