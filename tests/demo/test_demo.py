@@ -12,6 +12,7 @@ from tests.demo_model.clips import MOTIONS, SHAPES, all_clips
 from vidgen_dist import engine, load_pipeline
 from vidgen_dist.demo import SAMPLING, checkpoint_path, manifest_path
 from vidgen_dist.manifest import open_manifest
+from vidgen_dist.weights.contract import read_contract
 
 ROWS = list(open_manifest(str(manifest_path())).rows())
 
@@ -36,11 +37,14 @@ def test_the_checkpoint_is_small_and_has_a_card() -> None:
     assert sum(path.stat().st_size for path in files) <= 12e6
     card = (checkpoint_path() / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: apache-2.0\n")
-    for field in ("num_inference_steps", "guidance_scale", "max_sequence_length"):
+    for field in ("num_inference_steps", "guidance_scale"):
         assert f"--set {field}={SAMPLING[field]:g}" in card
 
 
 def test_the_checkpoint_is_used_as_it_was_trained() -> None:
+    contract = read_contract(checkpoint_path())
+    assert contract is not None
+    assert contract.sampling == {"max_sequence_length": SAMPLING["max_sequence_length"]}
     configs = load_pipeline(str(checkpoint_path())).configs
     spatial = configs.vae.spatial_compression_ratio
     transformer = configs.transformer

@@ -120,3 +120,17 @@ def test_a_folder_that_is_no_output(
     (tmp_path / "out" / folder / "holiday.mp4").write_bytes(b"mine")
     with pytest.raises(Refused, match=f"has {folder}/ but no run.yaml"):
         plan_of(make_spec(make_manifest("one")))
+
+
+def test_a_run_file_that_no_run_has_written_is_not_replaced(
+    make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    spec = make_spec(make_manifest("one"))
+    own = tmp_path / "out" / "run.yaml"
+    own.parent.mkdir()
+    own.write_text(spec.to_yaml())
+    with pytest.raises(Refused, match=r"/out: is not the output of a run: no run has written the run\.yaml"):
+        plan_of(spec)
+    # A run that was killed early has left no more than its run.yaml.
+    own.write_text(plan_of(make_spec(make_manifest("one"), output__uri=f"{tmp_path}/b")).recorded.to_yaml())
+    assert plan_of(spec).total == 1

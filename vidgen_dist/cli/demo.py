@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,6 +51,7 @@ def _print_demo(spec: RunSpec, output: Storage, *, sheet_is_old: bool) -> None:
         output: Its output.
         sheet_is_old: Whether videos were rendered since the contact sheet was made.
     """
+    from vidgen_dist.demo import SAMPLING
     from vidgen_dist.manifest import open_manifest
     from vidgen_dist.media.contact_sheet import write_contact_sheet
     from vidgen_dist.output.ledger_entries import latest_entries
@@ -78,7 +80,10 @@ def _print_demo(spec: RunSpec, output: Storage, *, sheet_is_old: bool) -> None:
         places["contact sheet"] = write_contact_sheet(output, videos, spec.output.format)
     for name, place in places.items():
         print(f"{name}: {place}")
+    settings = " ".join(
+        f"--set {name}={SAMPLING[name]:g}" for name in ("num_inference_steps", "guidance_scale")
+    )
     print_next(
         "your own prompts: `vidgen manifest build prompts.txt manifest.parquet`, then `vidgen render "
-        "manifest.parquet OUTPUT --model MODEL`"
+        f"manifest.parquet OUTPUT --model {quote(spec.model.id)} {settings}`, or with another model"
     )

@@ -51,7 +51,9 @@ def check_manifest(
             "them, or render the others with `vidgen render --bad-rows fail`"
         )
     print(f"{shown}: {counted(report.rows, 'row')}, all can be rendered")
-    print_next(f"`vidgen render {quote(shown)} OUTPUT --model {quote(options.get('model.id', 'MODEL'))}`")
+    more = "" if options.keys() <= {"model.id"} else ", and the same settings"
+    model = quote(options.get("model.id", "MODEL"))
+    print_next(f"`vidgen render {quote(shown)} OUTPUT --model {model}`{more}")
 
 
 def build_manifest(

@@ -283,7 +283,7 @@ def export(
 
 _OPEN = {
     "hf": 'datasets.load_dataset("videofolder", data_dir={})',
-    "webdataset": "docs/export.md says what reads the shards in {}",
+    "webdataset": "`webdataset.WebDataset` reads the shards in {}",
 }
 """How each kind of data set is opened."""
 

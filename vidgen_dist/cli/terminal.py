@@ -49,6 +49,10 @@ def make_console(*, stderr: bool = False) -> Console:
 def print_table(table: Table) -> None:
     """Print a table to standard output."""
     console = make_console()
+    if table.title:
+        # A table breaks its title at its own width, also in the middle of a path.
+        console.print(table.title, style="italic", markup=False, highlight=False, soft_wrap=True)
+        table.title = None
     if console.is_terminal:
         console.print(table)
         return

@@ -68,9 +68,13 @@ def _check_not_moved(uri: str, output: str) -> None:
 def _is_output(uri: str) -> bool:
     """Whether runs have rendered to a folder; False if it is none, or its content cannot be read."""
     with suppress(OSError, Refused):
-        folder = open_storage(uri)
-        return read_status_file(folder) is not None or bool(part_names(folder))
+        return _has_rendered(open_storage(uri))
     return False
+
+
+def _has_rendered(output: Storage) -> bool:
+    """Whether runs have rendered to an output."""
+    return read_status_file(output) is not None or bool(part_names(output))
 
 
 def _is_same_place(folder: str, output: str) -> bool:
@@ -84,10 +88,20 @@ def read_run_file(output: Storage) -> RunSpec | None:
     """The spec of an output's run; None if it has no `run.yaml`.
 
     Raises:
-        Refused: The file is wrong.
+        Refused: The file is wrong; or no run has written it: a user's own file of that name is not replaced.
         OSError: The storage failed.
     """
-    return load_spec(output.uri(RUN_FILE)) if output.exists(RUN_FILE) else None
+    if not output.exists(RUN_FILE):
+        return None
+    spec = load_spec(output.uri(RUN_FILE))
+    # A run that has not got further than its run.yaml has written down which model it is of.
+    recorded = spec.model.digest is not None or spec.model.revision is not None
+    if not recorded and not _has_rendered(output):
+        raise Refused(
+            f"{redact(output.root)}: is not the output of a run: no run has written the {RUN_FILE} in it; "
+            "give another folder"
+        )
+    return spec
 
 
 def write_run_file(output: Storage, spec: RunSpec) -> bytes:
