@@ -140,6 +140,9 @@ def failures(
     if as_json:
         print(json.dumps(found.to_pylist(), default=datetime.isoformat))
         return
+    if not len(found):
+        print("no row has failed")
+        return
     table = Table("id", "error", "message", "attempts", "when")
     for row in found.slice(max(0, len(found) - _SHOWN_FAILURES)).to_pylist():
         when = f"{row['finished_at']:%Y-%m-%d %H:%M:%S}Z"
@@ -148,10 +151,9 @@ def failures(
     print_table(table)
     if len(found) > _SHOWN_FAILURES:
         print_error(f"the last {_SHOWN_FAILURES} of {len(found):,}; --json and --export have all")
-    if len(found):
-        print_next(
-            f"`vidgen render {quote(redact(output).rstrip('/'))}/{RUN_FILE} --retry failed` tries them again"
-        )
+    print_next(
+        f"`vidgen render {quote(redact(output).rstrip('/'))}/{RUN_FILE} --retry failed` tries them again"
+    )
 
 
 def compact(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,6 +104,8 @@ def plan(
     from vidgen_dist.planner.report import flags_of, summary, tables
     from vidgen_dist.preflight.sampling import check_sampling
 
+    if run_file is not None and Path(run_file).is_dir():
+        raise Refused(f"{COMMAND_LINE}: {run_file} is a folder; a run file, or --model {run_file}")
     if run_file is not None:
         spec = load_spec(run_file).override(options)
     elif "model.id" in options:

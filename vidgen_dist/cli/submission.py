@@ -98,6 +98,9 @@ def list_jobs(
     if as_json:
         print(json.dumps([_as_json(job) for job in jobs]))
         return
+    if not jobs:
+        print("no jobs of `vidgen submit`")
+        return
     rows = [("job", "status", "since", "model", "output")]
     for job in jobs:
         since = "unknown" if job.since is None else f"{job.since:%Y-%m-%d %H:%M:%S}Z"

@@ -111,7 +111,8 @@ def describe_run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     elif run["state"] == "running":
         state = f"no sign of life for {silent}: it died, or cannot reach its output; run it again to go on"
     else:
-        state = f"{run['state']} {updated}" + (f": {run['message']}" if run["message"] else "")
+        message = run["message"].removeprefix(f"{run['state']}; ")
+        state = f"{run['state']} {updated}" + (f": {message}" if message else "")
     return [("run", f"{run['run']} {state}")]
 
 

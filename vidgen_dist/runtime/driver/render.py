@@ -181,6 +181,11 @@ def _why_nothing(plan: Plan) -> str:
     return f"all {plan.total:,} rows are done"
 
 
+def _shown(console: Console, what: str) -> contextlib.AbstractContextManager[object]:
+    """On a terminal, say during the block what is being done."""
+    return console.status(what) if console.is_interactive else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _planned(
     spec: RunSpec, device: str, engine: str, run: str, console: Console, policies: RunPolicies
@@ -190,15 +195,16 @@ def _planned(
     Gangs that do not fit on the cluster, and weights of a hub id that do not fit the model and were not on
     this machine, are refused later, when the output has a `run.yaml`.
     """
-    spec, output = open_run(spec)
-    before = _state_of_output(output)
-    plan = make_plan(spec, output, device=device, engine=engine)
-    if plan.pending and not plan.too_many_are_bad:
-        model = plan.decided.model
-        if spec.faults.bad_rows != "refuse":
-            # Rows whose LoRA does not fit become dead letters.
-            model = model.model_copy(update={"row_loras": None})
-        get_engine(engine).check_models(model)
+    with _shown(console, "checking manifest, checkpoint and output"):
+        spec, output = open_run(spec)
+        before = _state_of_output(output)
+        plan = make_plan(spec, output, device=device, engine=engine)
+        if plan.pending and not plan.too_many_are_bad:
+            model = plan.decided.model
+            if spec.faults.bad_rows != "refuse":
+                # Rows whose LoRA does not fit become dead letters.
+                model = model.model_copy(update={"row_loras": None})
+            get_engine(engine).check_models(model)
 
     def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
