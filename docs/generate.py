@@ -26,6 +26,7 @@ from vidgen_dist import cli
 from vidgen_dist.families import FAMILIES, OUR_FIELDS
 from vidgen_dist.families.table import families_table
 from vidgen_dist.ledger.entries import COLUMNS
+from vidgen_dist.maintenance import comparison
 from vidgen_dist.manifest.columns_table import columns_table
 from vidgen_dist.observability.metrics import METRICS
 from vidgen_dist.output.status_file import GangStatus, RunStatus, SlowGang, SlowRow
@@ -116,6 +117,12 @@ def commands_table() -> str:
 def ledger_table() -> str:
     """The ledger's own columns."""
     rows = [(f"`{column.name}`", _type_name(column.type), column.about) for column in COLUMNS]
+    return markdown(("column", "type", "what it holds"), rows)
+
+
+def comparison_table() -> str:
+    """The columns of a comparison."""
+    rows = [(f"`{column.name}`", _type_name(column.type), column.about) for column in comparison.COLUMNS]
     return markdown(("column", "type", "what it holds"), rows)
 
 
@@ -212,6 +219,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "commands": commands_table,
     "layers": layers_list,
     "ledger-columns": ledger_table,
+    "comparison-columns": comparison_table,
     "samplers": samplers_table,
     "status-file": status_table,
     "watchdog": watchdog_table,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidgen_dist import printing
+from vidgen_dist.cli.comparison import compare
 from vidgen_dist.cli.demo import demo
 from vidgen_dist.cli.encoding import encode
 from vidgen_dist.cli.help import Command, Group
@@ -54,6 +55,7 @@ for _command, _panel in (
     (failures, _LOOK),
     (report, _LOOK),
     (verify, _KEEP),
+    (compare, _KEEP),
     (compact, _KEEP),
     (export, _KEEP),
     (init, _PREPARE),

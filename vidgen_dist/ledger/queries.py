@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,24 +64,35 @@ def count_rows(state: LedgerState, total: int | None = None, ids: Iterable[pa.Ar
     return Summary(total, counts.done, counts.failed, pending, counts.failures, pace, left)
 
 
-def latest(output: Storage) -> pa.Table:
-    """The entry of each id's latest outcome, with the columns `SCHEMA`, by time. Raises as `read_ledger`."""
+def latest(output: Storage, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+    """The entry of each id's latest outcome, by time.
+
+    Args:
+        output: The run's output.
+        columns: The columns of `SCHEMA` to return, with its types.
+
+    Raises as `read_ledger`.
+    """
     state = read_ledger(output)
-    found = [SCHEMA.append(_PLACE).empty_table()]
+    read = list(dict.fromkeys((*columns, *_CHOOSING)))
+    found = [pa.schema([*map(SCHEMA.field, read), _PLACE]).empty_table()]
 
     def pick(_name: str, table: pa.Table) -> None:
         if len(table):
             place = state.latest_outcomes(table)
             found.append(table.append_column(_PLACE, pa.array(place)).filter(pa.array(place >= 0)))
 
-    read_parts(output, SCHEMA.names, pick)
+    read_parts(output, read, pick)
     entries = pa.concat_tables(found).sort_by(
         [(name, "ascending") for name in ("place", "finished_at", "attempt", "error_class")]
     )
     places = entries.column("place").to_numpy()
     last = entries.filter(pa.array(np.diff(places, append=-1) != 0))
-    return last.drop_columns("place").sort_by([("finished_at", "ascending"), ("id", "ascending")])
+    return last.sort_by([("finished_at", "ascending"), ("id", "ascending")]).select(list(columns))
 
+
+_CHOOSING = ("id", "status", "fingerprint", "attempt", "finished_at")
+"""The columns that say which entry is an id's latest outcome."""
 
 _PLACE = pa.field("place", pa.int64())
 
