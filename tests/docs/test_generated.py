@@ -21,6 +21,7 @@ from vidgen_dist.worker_events import EVENTS
 STANDS_IN = {
     "api": ["docs/api.md"],
     "commands": ["docs/README.md"],
+    "comparison-columns": ["docs/compare.md"],
     "contents": ["docs/index.md"],
     "families": ["README.md", "docs/models.md"],
     "layers": ["docs/architecture.md"],

@@ -75,3 +75,10 @@ def test_the_latest_entries_are_one_for_each_id_and_agree_with_the_counts(
     assert failed == {row["id"]: (row["error_class"], row["finished_at"]) for row in letters}
     for row in rows:
         assert any(each.status == row["status"] and each.id == row["id"] for each in entries)
+
+
+def test_the_latest_entries_with_some_columns(output: Storage) -> None:
+    write(output, entry("a", "done", 0), entry("b", "failed", 1), entry("a", "failed", 2, fingerprint="g"))
+    whole = ledger.latest(output)
+    for columns in (("status", "id"), ("uri",), tuple(ledger.SCHEMA.names)):
+        assert ledger.latest(output, columns).equals(whole.select(columns))

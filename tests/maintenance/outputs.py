@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,15 @@ def put_run(
     return output
 
 
-def put_video(output: Storage, row: str, number: int, format: str = "mp4") -> LedgerEntry:
-    local = clip(number, format)
+def put_video(
+    output: Storage,
+    row: str,
+    number: int,
+    format: str = "mp4",
+    local: media.EncodedVideo | None = None,
+) -> LedgerEntry:
+    """Store a small real video, or this one, and return its ledger entry."""
+    local = local or clip(number, format)
     return LedgerEntry(
         id=row,
         status="done",
@@ -101,3 +110,21 @@ def write_status(output: Path, *, age: float = 1.0, **fields: Any) -> None:
     }
     status = RunStatus.model_validate(status_content)
     (output / STATUS_FILE).write_text(json.dumps(status.model_dump(mode="json")))
+
+
+def put_clips(uri: str, clips: Mapping[str, np.ndarray], format: str = "npy", fps: float = 8) -> Storage:
+    """An output with these frames, uint8 (F, H, W, 3), of each id."""
+    output = put_run(uri, format, ids=())
+    with LedgerWriter(output, "w") as writer, tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+        for number, (row, frames) in enumerate(clips.items()):
+            path = Path(folder, f"{number}.{format}")
+            local = media.write_video(frames, path, format=format, fps=fps, crf=18)
+            writer.append(replace(put_video(output, row, number, format, local), extra={}))
+    return output
+
+
+def smooth(number: int, frames: int = 3, height: int = 32, width: int = 48) -> np.ndarray:
+    """Frames that video codecs keep well: a gradient that moves, other for each number."""
+    f, y, x, c = np.ogrid[:frames, :height, :width, :3]
+    wave = np.sin((x + 2 * f) / 9 + number) + np.cos((y + f) / 7 + c)
+    return ((wave + 2) / 4 * 255).astype(np.uint8)

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from vidgen_dist.cli.terminal import counted, print_error, print_table, progress_bar
 from vidgen_dist.errors import Refused, shortened
-from vidgen_dist.spec import COMMAND_LINE
 
 if TYPE_CHECKING:
     from vidgen_dist.maintenance.comparison import Comparison
@@ -55,8 +54,8 @@ def compare(
     from vidgen_dist.maintenance.comparison import compare_outputs
     from vidgen_dist.maintenance.frame_pictures import write_worst_frames
     from vidgen_dist.storage.folder import open_export, open_writable
+    from vidgen_dist.storage.uris import redact
 
-    _check_limits(min_psnr, min_ssim)
     target = None if export is None else open_export(export)
     folder = None if frames is None else open_writable(frames)
     with progress_bar("rows") as progress:
@@ -71,15 +70,9 @@ def compare(
         _print_counts(found, below)
         _print_worst(found, worst)
         _print_others(found)
-    if pictures is not None:
-        print_error(f"{counted(pictures, 'picture')} in {frames}")
+    if pictures is not None and frames is not None:
+        print_error(f"{counted(pictures, 'picture')} in {redact(frames)}")
     raise typer.Exit(_exit_status(found, below, limited=min_psnr is not None or min_ssim is not None))
-
-
-def _check_limits(min_psnr: float | None, min_ssim: float | None) -> None:
-    for flag, value in (("--min-psnr", min_psnr), ("--min-ssim", min_ssim)):
-        if value is not None and math.isnan(value):
-            raise Refused(f"{COMMAND_LINE}: {flag}: nan is not allowed; allowed: a number")
 
 
 def _exit_status(found: Comparison, below: int, *, limited: bool) -> int:

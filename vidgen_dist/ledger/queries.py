@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from vidgen_dist.ledger.attempt_merge import read_ledger
 from vidgen_dist.ledger.entries import FAILED, SCHEMA
 from vidgen_dist.ledger.parts import read_parts
-from vidgen_dist.ledger.state import LedgerState
+from vidgen_dist.ledger.state import OUTCOME_COLUMNS, LedgerState
 from vidgen_dist.storage.folder import Storage
 
 
@@ -74,27 +74,36 @@ def latest(output: Storage, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     Raises as `read_ledger`.
     """
     state = read_ledger(output)
-    read = list(dict.fromkeys((*columns, *_CHOOSING)))
-    found = [pa.schema([*map(SCHEMA.field, read), _PLACE]).empty_table()]
+    kept = list(dict.fromkeys((*columns, "id", *_LATER)))
+    found = [pa.schema([*map(SCHEMA.field, kept), _PLACE]).empty_table()]
 
     def pick(_name: str, table: pa.Table) -> None:
         if len(table):
             place = state.latest_outcomes(table)
-            found.append(table.append_column(_PLACE, pa.array(place)).filter(pa.array(place >= 0)))
+            found.append(table.select(kept).append_column(_PLACE, pa.array(place)).filter(pa.array(place >= 0)))
 
-    read_parts(output, read, pick)
-    entries = pa.concat_tables(found).sort_by(
-        [(name, "ascending") for name in ("place", "finished_at", "attempt", "error_class")]
-    )
-    places = entries.column("place").to_numpy()
-    last = entries.filter(pa.array(np.diff(places, append=-1) != 0))
-    return last.sort_by([("finished_at", "ascending"), ("id", "ascending")]).select(list(columns))
+    read_parts(output, list(dict.fromkeys((*kept, *OUTCOME_COLUMNS))), pick)
+    entries = pa.concat_tables(found)
+    found.clear()
+    # Places are sorted before entries are, which are copied only once.
+    last = _last_of_place(entries)
+    by_time = [("finished_at", "ascending"), ("id", "ascending")]
+    order = pc.sort_indices(entries.select(["finished_at", "id"]).take(last), by_time)
+    return entries.select(list(columns)).take(last.take(order))
 
 
-_CHOOSING = ("id", "status", "fingerprint", "attempt", "finished_at")
-"""The columns that say which entry is an id's latest outcome."""
+def _last_of_place(entries: pa.Table) -> pa.Array:
+    """The index of the last entry of each place."""
+    keys = [(name, "ascending") for name in ("place", *_LATER)]
+    order = pc.sort_indices(entries.select([name for name, _ in keys]), keys)
+    places = entries.column("place").to_numpy()[order.to_numpy()]
+    return order.filter(pa.array(np.diff(places, append=-1) != 0))
+
 
 _PLACE = pa.field("place", pa.int64())
+
+_LATER = ("finished_at", "attempt", "error_class")
+"""What decides which entry is the last. The error class is there so that it is always the same one."""
 
 DEAD_LETTERS = pa.schema(
     [
@@ -134,9 +143,7 @@ def dead_letters(output: Storage) -> pa.Table:
 
     if state.failed:
         read_parts(output, ("status", "fingerprint", *_LETTERS.names[:-1]), pick)
-    letters = pa.concat_tables(found).sort_by(
-        [(name, "ascending") for name in ("place", "finished_at", "attempt", "error_class")]
-    )
+    letters = pa.concat_tables(found).sort_by([(name, "ascending") for name in ("place", *_LATER)])
     places = letters.column("place").to_numpy()
     letters = letters.filter(pa.array(np.diff(places, append=-1) != 0))
     attempts = state.dead_letter_attempts(letters.column("place").to_numpy())

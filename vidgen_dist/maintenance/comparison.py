@@ -1,7 +1,7 @@
 """`vidgen compare`: the videos of two outputs of the same rows.
 
-Of both ledgers the columns that are needed are read, and rows are matched by id. Then videos are read and
-compared, a few pairs at a time. A row that cannot be compared stays in the result, with a reason.
+It reads the columns of both ledgers that it needs, and matches their rows by id. Then it reads and compares
+videos, a few pairs at a time. A row that cannot be compared stays in the result, with a reason.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ COLUMNS = (
     ComparisonColumn(
         "motion_difference",
         pa.float64(),
-        "how far the motion differs: mean absolute difference between A's and B's changes from frame to frame, "
-        "of values from 0 to 1, so 0 to 2; null for a single frame",
+        "mean absolute difference between A's and B's changes from frame to frame, of values from 0 to 1: "
+        "0 to 2, high for flicker; null for a single frame",
     ),
     ComparisonColumn("first_different_frame", pa.int32(), "index of the first frame that differs"),
     ComparisonColumn(
@@ -142,7 +142,7 @@ class Comparison:
         return {
             "rows": self.all_rows,
             "looked_at": len(self.rows),
-            "outcomes": {name: 0 for name in OUTCOMES} | {each["values"]: each["counts"] for each in counts},
+            "outcomes": dict.fromkeys(OUTCOMES, 0) | {each["values"]: each["counts"] for each in counts},
             "same_bytes": pc.sum(rows["same_bytes"]).as_py() or 0,
             "same_frames": pc.sum(rows["same_frames"]).as_py() or 0,
             "different_fps": pc.sum(pc.not_equal(rows["fps_a"], rows["fps_b"])).as_py() or 0,
@@ -185,9 +185,9 @@ def compare_outputs(
         progress: Called with the number of rows that are done and of all rows to look at.
 
     Returns:
-        The rows that were looked at, the worst first, and how many there are. PSNR is in dB, MSE in squares of
-        8-bit values; videos are compared as 8-bit RGB of the shape (frames, height, width, 3), which must be
-        the same for both.
+        The rows that were looked at, the worst first, and how many rows there are. PSNR is in dB, MSE in
+        squares of 8-bit values. Videos are compared as 8-bit RGB of the shape (frames, height, width, 3);
+        rows whose two shapes differ have no figures.
 
     Raises:
         Refused: One of them is not a run's output or its ledger has no entries, both are the same output,
@@ -199,7 +199,8 @@ def compare_outputs(
     if sides[0].root == sides[1].root:
         raise Refused(f"A and B are the same output: {redact(sides[0].root)}")
     try:
-        pairs = _Pairs(*(side.entries(_LEDGER_COLUMNS) for side in sides), rows)
+        one, other = (side.entries(_LEDGER_COLUMNS) for side in sides)
+        pairs = _Pairs(one, other, rows)
         batches, waiting = [], []
         compare = functools.partial(_compare_row, sides, deep)
         for done, found in enumerate(map_ahead(compare, pairs, threads=_THREADS), 1):
@@ -267,19 +268,13 @@ def _compare_row(
         row |= {f"uri_{end}": entry and entry["uri"], f"fps_{end}": entry and entry["fps"]}
     if a is None or b is None:
         return row | {"outcome": ONLY_B if a is None else ONLY_A}
-    bad = [
-        f"{side.name}: {e['status']}"
-        for side, e in zip(sides, (a, b), strict=True)
-        if e["status"] != ledger.DONE
-    ]
-    if bad:
+    statuses = zip(sides, (a["status"], b["status"]), strict=True)
+    if bad := [f"{side.name}: {status}" for side, status in statuses if status != ledger.DONE]:
         return row | {"outcome": NOT_DONE, "reason": "; ".join(bad)}
-    if (
-        not deep
-        and None not in (a[name] for name in _CONTENT)
-        and all(a[name] == b[name] for name in _CONTENT)
-    ):
-        return row | _figures(equal_frames(*(a[name] for name in _SIZE)), *(a[name] for name in _SIZE), True)
+    if not deep and all(a[name] == b[name] is not None for name in _CONTENT):
+        frames, height, width = (a[name] for name in _SIZE)
+        metrics = equal_frames(frames, height, width)
+        return row | _figures(metrics, frames, height, width, same_bytes=True)
     return row | _compare_videos(sides, (a, b))
 
 
@@ -299,10 +294,13 @@ def _compare_videos(
     if one.shape != other.shape:
         shapes = " and ".join(f"{f} frames of {w}x{h}" for f, h, w, _ in (one.shape, other.shape))
         return {"outcome": SHAPES_DIFFER, "reason": shapes, "same_bytes": False}
-    return _figures(compare_frames(one, other), *one.shape[:3], digest == other_digest)
+    frames, height, width, _ = one.shape
+    return _figures(compare_frames(one, other), frames, height, width, same_bytes=digest == other_digest)
 
 
-def _figures(metrics: FrameMetrics, frames: int, height: int, width: int, same_bytes: bool) -> dict[str, Any]:
+def _figures(
+    metrics: FrameMetrics, frames: int, height: int, width: int, *, same_bytes: bool
+) -> dict[str, Any]:
     small = f"no SSIM: a frame is smaller than its window, {SSIM_WINDOW}x{SSIM_WINDOW}"
     return {
         "outcome": COMPARED,
