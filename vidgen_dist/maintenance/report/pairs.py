@@ -175,7 +175,8 @@ def _differences(a: Card | None, b: Card | None) -> Iterator[Difference]:
     if a is None or b is None:
         return
     one, other = ({"prompt": card.prompt, **dict(card.facts), **dict(card.details)} for card in (a, b))
-    names = _SETTINGS if None in (a.prompt, b.prompt) else ("prompt", *_SETTINGS)
-    for name in names:
-        if one.get(name) != other.get(name):
-            yield Difference(name, one.get(name) or "–", other.get(name) or "–")
+    for name in ("prompt", *_SETTINGS):
+        values = one.get(name), other.get(name)
+        # What is not known does not differ; but a LoRA is there or not.
+        if values[0] != values[1] and (name == "LoRA" or None not in values):
+            yield Difference(name, *(value or "–" for value in values))
