@@ -12,7 +12,7 @@ import numpy as np
 from vidgen_dist import ledger
 from vidgen_dist.errors import Refused
 from vidgen_dist.maintenance.comparison import ONLY_A, ONLY_B, Comparison, compare_outputs
-from vidgen_dist.maintenance.report import COPY, LINK, ROWS, VIDEO_SIZE, charts
+from vidgen_dist.maintenance.report import COPY, NONE, ROWS, VIDEO_SIZE, charts
 from vidgen_dist.maintenance.report.cards import Card, make_card
 from vidgen_dist.maintenance.report.differences import DifferenceMaker
 from vidgen_dist.maintenance.report.distributions import histogram_of
@@ -147,11 +147,9 @@ def default_folder(b: Storage) -> str:
 
 def _check(opened: Sequence[tuple[Storage, RunSpec]], place: Storage, videos: str, video_size: str) -> int:
     """What must hold; returns the bytes of all videos that are copied, at most."""
-    if videos == LINK:
-        raise Refused(
-            f"--videos: {LINK!r} is not allowed for two outputs, as a report lies in one of them at most; "
-            "allowed: copy, none"
-        )
+    # A report lies in one of the outputs at most: it cannot refer to the videos of both.
+    if videos not in (COPY, NONE):
+        raise Refused(f"--videos: {videos!r} is not allowed for two outputs; allowed: {COPY}, {NONE}")
     (one, _), (other, _) = opened
     if one.root == other.root:
         raise Refused(
@@ -230,9 +228,9 @@ def _previews(rows: Sequence[_Row], makers: Sequence[PreviewMaker], room: int) -
     has_room = find_room(sizes, room)
     previews = []
     for side, maker in enumerate(makers):
-        given = [(row.entries[side], room) for row, room in zip(rows, has_room, strict=True)]
-        jobs = [(entry, room) for entry, room in given if _is_done(entry)]
-        previews.append(maker.make([entry for entry, _ in jobs], [room for _, room in jobs]))
+        given = [(row.entries[side], fits) for row, fits in zip(rows, has_room, strict=True)]
+        jobs = [(entry, fits) for entry, fits in given if _is_done(entry)]
+        previews.append(maker.make([entry for entry, _ in jobs], [fits for _, fits in jobs]))
     return previews
 
 

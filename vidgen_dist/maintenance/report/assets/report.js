@@ -329,6 +329,8 @@ const vidgenReport = (() => {
   const chosen = new Map();
 
   function choose(card) {
+    // A copy of a video would not stop with the others.
+    stopAll();
     if (chosen.has(card.id)) chosen.delete(card.id);
     else chosen.set(card.id, card.cloneNode(true));
     if (chosen.size === 2) sideBySide();
@@ -343,7 +345,6 @@ const vidgenReport = (() => {
   }
 
   function sideBySide() {
-    stopAll();
     const sides = [...chosen.values()];
     for (const side of sides) {
       side.setAttribute("aria-label", side.querySelector(".prompt").textContent);
