@@ -80,9 +80,8 @@ def latest(output: Storage, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     def pick(_name: str, table: pa.Table) -> None:
         if len(table):
             place = state.latest_outcomes(table)
-            found.append(
-                table.select(kept).append_column(_PLACE, pa.array(place)).filter(pa.array(place >= 0))
-            )
+            entries = table.select(kept).append_column(_PLACE, pa.array(place))
+            found.append(entries.filter(pa.array(place >= 0)))
 
     read_parts(output, list(dict.fromkeys((*kept, *OUTCOME_COLUMNS))), pick)
     entries = pa.concat_tables(found)

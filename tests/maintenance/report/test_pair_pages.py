@@ -14,7 +14,8 @@ from vidgen_dist.maintenance.report.pairs import Difference, DifferencePoster, P
 
 FIGURES = {
     "outcome": COMPARED, "same_bytes": False, "same_frames": False, "psnr": 30.0, "ssim": 0.9,
-    "mean_difference": 0.01, "motion_difference": 0.02, "first_different_frame": 3, "worst_frame": 4, "frames": 9,
+    "mean_difference": 0.01, "motion_difference": 0.02, "first_different_frame": 3, "worst_frame": 4,
+    "frames": 9,
 }  # fmt: skip
 
 

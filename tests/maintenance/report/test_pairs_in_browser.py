@@ -1,4 +1,4 @@
-"""Two videos side by side in a real browser: of two outputs, and two that were chosen in one output's gallery."""
+"""Two videos side by side in a real browser: of two outputs, and two that were chosen in a gallery."""
 
 from __future__ import annotations
 

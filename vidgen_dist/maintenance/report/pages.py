@@ -304,7 +304,7 @@ def _pair_catalogue(pairs: Sequence[Pair], page_size: int) -> dict[str, Any]:
     }
     return {
         "size": page_size,
-        # The script tells them by their first letters.
+        # Kinds differ in their first letters.
         "status": "".join(pair.kind[0] for pair in pairs),
         "flagNames": [],
         "flags": [0] * len(pairs),

@@ -1,4 +1,4 @@
-"""What two outputs have of a row: a card of each, how far they are apart, and which of their settings differ."""
+"""What two outputs have of a row: a card of each, how far they are apart, and which settings differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vidgen_dist.maintenance.report.cards import Card
 
 DIFFERS, NOT_COMPARABLE, ONLY_IN_ONE, IDENTICAL = "differs", "not comparable", "only in one", "identical"
 KINDS = (DIFFERS, NOT_COMPARABLE, ONLY_IN_ONE, IDENTICAL)
-"""What rows of two outputs may be, in the order of the pages. The script tells them by their first letters."""
+"""What rows of two outputs may be, in the order of the pages. The script goes by their first letters."""
 
 _TONES = {DIFFERS: "flag", NOT_COMPARABLE: "failed", ONLY_IN_ONE: "failed", IDENTICAL: "good"}
 

@@ -123,8 +123,7 @@ def entries_of(output: Storage, ids: Collection[str]) -> dict[str, dict[str, Any
 
 
 def _read_latest(output: Storage, state: LedgerState, look: Callable[[np.ndarray, pa.Table], None]) -> None:
-    """Hand on the entries of the latest outcomes, some at a time, each once, with their places in the ledger's
-    state."""
+    """Read the entries of the latest outcomes, some at a time, each once, with its place in the state."""
     # A part that is compacted while it is read comes twice.
     seen = np.zeros(state.size, np.bool_)
 
