@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import re
 from pathlib import Path
@@ -156,6 +158,17 @@ def test_the_same_outputs_give_the_same_bytes(shared: TWO, tmp_path: Path) -> No
     before = {path: path.stat().st_mtime_ns for path in Path(one.root).rglob("*.*")}
     report_of(shared, folder=one.root)
     assert {p.name for p, time in before.items() if p.stat().st_mtime_ns != time} == {"index.html"}
+
+
+def test_a_torn_video_gives_the_same_bytes_too(two: TWO, tmp_path: Path) -> None:
+    torn = video(two[1], "near", 3)
+    two[1].write_bytes(path_in_output(two[1], "near"), b"no video")
+    digest = hashlib.sha256(b"no video").hexdigest()
+    put_entries(two[1], dataclasses.replace(torn, sha256=digest, bytes=8))
+    one, other = (report_of(two, folder=str(tmp_path / name))[2] for name in ("r1", "r2"))
+    assert one == other
+    assert "does not decode" in pairs_of(one)["near"]
+    assert "vidgen-" not in pairs_of(one)["near"]
 
 
 def test_a_report_follows_its_outputs(two: TWO) -> None:
