@@ -94,7 +94,8 @@ def test_texts_of_strangers_stay_texts(pages: Any, index: str) -> None:
 def test_pages_work_without_a_script(pages: Any, index: str) -> None:
     page = pages(index, java_script_enabled=False)
     expect(page.locator(".card")).to_have_count(6)
-    expect(page.locator("form")).to_be_hidden()
+    for hidden in (".filters", "dialog", "[data-choose]"):
+        expect(page.locator(hidden).first).to_be_hidden()
     expect(page.locator("svg.chart")).to_have_count(7)
     page.get_by_role("link", name="Next").click()
     expect(page.locator("[aria-current=page]")).to_have_text("2")
