@@ -59,6 +59,21 @@ def test_both_play_while_the_pointer_is_on_one(pages: Any, pairs: str) -> None:
     expect(page.locator("video")).to_have_count(0)
 
 
+def test_both_play_while_one_has_the_focus(pages: Any, pairs: str) -> None:
+    page = pages(pairs)
+    page.locator("button[type=reset]").focus()
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        if page.locator("a.media:focus").count():
+            break
+    expect_two_that_play(page)
+    # From A over its details to B, and back with the pointer elsewhere.
+    page.keyboard.press("Tab")
+    expect(page.locator("video")).to_have_count(0)
+    page.keyboard.press("Tab")
+    expect_two_that_play(page)
+
+
 def test_both_play_until_they_are_stopped(pages: Any, pairs: str) -> None:
     # It was asked for, so it moves even where little should.
     page = pages(pairs, reduced_motion="reduce")
