@@ -15,7 +15,9 @@ from tests.commands import Vidgen, run_apart
 def test_status_loads_neither_mindspore_nor_ray(vidgen: Vidgen, tmp_path: Path, manifest: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    run_file = f"model: {{id: m, revision: r}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{output}'}}\n"
+    run_file = (
+        f"model: {{id: m, revision: r}}\nmanifest: {{uri: '{manifest}'}}\noutput: {{uri: '{output}'}}\n"
+    )
     (output / "run.yaml").write_text(run_file)
     printed, imported = run_apart("status", output, "--json")
     found = json.loads(printed)

@@ -1,7 +1,9 @@
-"""`vidgen report`: an output as web pages."""
+"""`vidgen report`: an output, or two side by side, as web pages."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,14 +20,27 @@ _SHOWN_NOTES = 10
 
 def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a run, which may go on.")],
-    folder: Annotated[
+    other: Annotated[
         str | None,
         typer.Argument(
-            metavar="[URI]", help="An empty folder, or one with a report.", show_default="OUTPUT/report"
+            metavar="[OTHER]",
+            help="Output of another run of the same rows, to see both side by side.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Where to write: an empty folder, or one with a report.",
+            show_default="OUTPUT/report or OUTPUT/report-with-OTHER",
         ),
     ] = None,
     rows: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Rows to show: failed and flagged ones first.")
+        int,
+        typer.Option(
+            min=1, max=100_000, help="Rows to show: failed and flagged ones first; of two outputs by chance."
+        ),
     ] = ROWS,
     videos: Annotated[
         str,
@@ -39,25 +54,24 @@ def report(
     ] = VIDEO_SIZE,
     manifest: Annotated[str | None, typer.Option(help="Where the run's manifest is now.")] = None,
 ) -> None:
-    """Write web pages of an output: a gallery, throughput, failures, quality. They need no server.
+    """Write web pages of an output, or of two side by side: gallery, figures, failures. They need no server.
 
     Examples:
         vidgen report out
-        vidgen report s3://bucket/videos s3://bucket/report --rows 500
+        vidgen report s3://bucket/videos --to s3://bucket/report --rows 500
         vidgen report out --videos none           # posters alone
+        vidgen report out-bf16 out-fp32           # what `vidgen compare` finds, to look at
     """
     from vidgen_dist.maintenance.report.writing import write_report
+    from vidgen_dist.maintenance.report.writing_pairs import write_pair_report
     from vidgen_dist.storage.uris import redact
 
-    with progress_bar("videos") as progress:
-        made = write_report(
-            output,
-            folder,
-            rows=rows,
-            videos=videos,
-            video_size=video_size,
-            manifest=manifest,
-            progress=progress,
+    write: Callable[..., Report] = functools.partial(write_report, output)
+    if other is not None:
+        write = functools.partial(write_pair_report, output, other)
+    with progress_bar("videos" if other is None else "rows") as progress:
+        made = write(
+            to, rows=rows, videos=videos, video_size=video_size, manifest=manifest, progress=progress
         )
     _print_report(made)
     print_next(f"open {redact(made.index)} in a browser")

@@ -62,8 +62,7 @@ def side_by_side(id: str, index: int, one: np.ndarray, other: np.ndarray) -> Ima
         index: The frame's index.
         one, other: uint8 (H, W, 3).
     """
-    difference = np.minimum(np.abs(one.astype(np.int16) - other) * AMPLIFIED, 255).astype(np.uint8)
-    picture = np.concatenate([one, other, difference], axis=1)
+    picture = np.concatenate([one, other, amplified_difference(one, other)], axis=1)
     label = f"{shortened(id)!r}, frame {index}: A | B | difference x{AMPLIFIED}"
     # The font has no other letters.
     text = label.encode("ascii", "backslashreplace").decode()
@@ -73,3 +72,12 @@ def side_by_side(id: str, index: int, one: np.ndarray, other: np.ndarray) -> Ima
     ImageDraw.Draw(sheet).text((_MARGIN, _MARGIN - 1), text, fill="black")
     sheet.paste(Image.fromarray(picture), (0, _LINE))
     return sheet
+
+
+def amplified_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """`AMPLIFIED` times the absolute difference of two frames, at most 255: uint8 (H, W, 3).
+
+    Args:
+        one, other: uint8 (H, W, 3).
+    """
+    return np.minimum(np.abs(one.astype(np.int16) - other) * AMPLIFIED, 255).astype(np.uint8)

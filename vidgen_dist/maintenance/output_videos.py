@@ -80,7 +80,8 @@ class OutputVideos:
             try:
                 frames = read_frames(folder if self._format == "png" else files[0], self._format)
             except (MediaError, ValueError, EOFError) as error:
-                raise self._unreadable(path, str(error)) from None
+                # Its own name says more than that of the copy, which is another one each time.
+                raise self._unreadable(path, str(error).replace(f"{folder}/", "")) from None
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
             raise self._unreadable(path, f"frames are {frames.dtype} {frames.shape}")
         return frames, digest

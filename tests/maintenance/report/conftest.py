@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.maintenance.report.outputs import put_output
 from vidgen_dist.maintenance.report.writing import ReportPolicy, write_report
@@ -30,6 +31,28 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=found, chromium_sandbox=False)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def pages(browser: Browser) -> Iterator[Any]:
+    """Opens pages; afterwards none of them may have had an error."""
+    contexts = []
+    errors: list[str] = []
+
+    def open_page(url: str, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.goto(url)
+        return page
+
+    open_page.errors = errors  # type: ignore[attr-defined]
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.maintenance.outputs import put_video
+from tests.maintenance.outputs import path_in_output, put_video, smooth
 from vidgen_dist.ledger import LedgerEntry, LedgerWriter
+from vidgen_dist.media import EncodedVideo, write_video
 from vidgen_dist.storage.folder import Storage, open_storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -44,9 +47,10 @@ def put_output(folder: Path, *, videos: int = 20, failures: int = 4, format: str
     return output
 
 
-def put_run_file(output: Storage, manifest: str, format: str = "mp4") -> None:
+def put_run_file(output: Storage, manifest: str, format: str = "mp4", dtype: str = "float32") -> None:
     run = (
-        f"model: {{id: /home/somebody/checkpoint, task: text-to-video}}\nmanifest: {{uri: '{manifest}'}}\n"
+        f"model: {{id: /home/somebody/checkpoint, task: text-to-video, dtype: {dtype}}}\n"
+        f"manifest: {{uri: '{manifest}'}}\n"
         f"output: {{uri: '{output.root}', format: {format}}}\n"
     )
     output.write_bytes("run.yaml", run.encode())
@@ -58,7 +62,62 @@ def put_entries(output: Storage, *entries: LedgerEntry) -> None:
             writer.append(entry)
 
 
-def video(output: Storage, name: str, number: int, format: str = "mp4", **values: Any) -> LedgerEntry:
+def put_two_outputs(folder: Path) -> tuple[Storage, Storage]:
+    """Outputs A and B that have a row of each kind; `near` differs little, `far` much; one prompt is hostile.
+
+    The runs differ in their dtype, `far` in its seed and LoRA.
+    """
+    a, b = (open_storage(str(folder / name)) for name in ("one", "two"))
+    names = ["same", "near", "far", "length", "gone", "failed", "only-a", "only-b"]
+    manifest = folder / "manifest.parquet"
+    prompts = [HOSTILE if name == "near" else f"a fox, {name}" for name in names]
+    pq.write_table(pa.table({"id": names, "prompt": prompts}), manifest)
+    for output, dtype in ((a, "bfloat16"), (b, "float32")):
+        put_run_file(output, str(manifest), dtype=dtype)
+    waves = smooth(0, frames=8)
+    with tempfile.TemporaryDirectory(prefix="vidgen-") as scratch:
+
+        def clip(name: str, frames: np.ndarray) -> EncodedVideo:
+            return write_video(frames, Path(scratch, f"{name}.mp4"), format="mp4", fps=8, crf=18)
+
+        wave = clip("wave", waves)
+        others = {
+            "same": wave,
+            "near": clip("near", waves + (waves < 255).astype(np.uint8)),
+            "far": clip("far", 255 - waves),
+            "length": clip("length", waves[:4]),
+            "gone": clip("gone", waves[::-1]),
+            "only-b": wave,
+        }
+        put_entries(
+            a,
+            *(
+                video(a, name, 1, local=wave, seed=7, loras=None)
+                for name in names
+                if name not in ("only-b", "failed")
+            ),
+            video(a, "failed", 1),
+        )
+        put_entries(
+            b,
+            *(
+                video(b, name, 2, local=local, seed=8 if name == "far" else 7, loras=[LORA] * (name == "far"))
+                for name, local in others.items()
+            ),
+            failure("failed"),
+        )
+    b.delete(path_in_output(b, "gone"))
+    return a, b
+
+
+def video(
+    output: Storage,
+    name: str,
+    number: int,
+    format: str = "mp4",
+    local: EncodedVideo | None = None,
+    **values: Any,
+) -> LedgerEntry:
     """A video's entry; the video is there."""
     given: dict[str, Any] = {
         "finished_at": NOON + timedelta(seconds=60 * number),
@@ -74,7 +133,7 @@ def video(output: Storage, name: str, number: int, format: str = "mp4", **values
         "loras": [LORA] if number % 4 == 2 else None,
         "extra": {},
     }
-    return dataclasses.replace(put_video(output, name, number, format), **(given | values))
+    return dataclasses.replace(put_video(output, name, number, format, local), **(given | values))
 
 
 def failure(name: str, number: int = 0, **values: Any) -> LedgerEntry:

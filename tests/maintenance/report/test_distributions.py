@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidgen_dist.maintenance.report.distributions import DurationDistribution, ShareDistribution, Timeline
+from vidgen_dist.maintenance.report.distributions import (
+    DurationDistribution,
+    ShareDistribution,
+    Timeline,
+    histogram_of,
+)
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=50)
 DURATIONS = st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50)
@@ -66,3 +71,18 @@ def test_nothing() -> None:
     edges, counts = ShareDistribution().histogram(10)
     assert (edges[-1], counts.sum()) == (0.01, 0)
     assert len(Timeline().series(10)[1]) == 0
+
+
+@given(values=st.lists(st.floats(-1, 100), min_size=1, max_size=50), most=st.integers(2, 60))
+def test_a_histogram_has_all_figures(values: list[float], most: int) -> None:
+    edges, counts = histogram_of(np.array(values), most, 0.01)
+    assert counts.sum() == len(values)
+    assert len(edges) == len(counts) + 1 <= most + 1
+    assert edges[0] <= min(values) + 1e-9
+    assert edges[-1] >= max(values)
+
+
+def test_a_histogram_of_equal_figures_has_one_bar() -> None:
+    edges, counts = histogram_of(np.array([0.99, 0.99]), 20, 0.01)
+    assert counts.tolist() == [2]
+    assert edges == pytest.approx([0.99, 1.0])

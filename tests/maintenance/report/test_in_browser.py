@@ -5,44 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
+from tests.maintenance.report.browsing import find, problems
 from tests.maintenance.report.outputs import HOSTILE_ID
 from vidgen_dist.maintenance.report.pages import POLICY
-
-RULES = {
-    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]},
-    # It would ask for the page's styles, which the policy does not allow.
-    "preload": False,
-}
-
-
-@pytest.fixture
-def pages(browser: Browser) -> Iterator[Any]:
-    """Opens pages; afterwards none of them may have had an error."""
-    contexts = []
-    errors: list[str] = []
-
-    def open_page(url: str, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-        page.goto(url)
-        return page
-
-    open_page.errors = errors  # type: ignore[attr-defined]
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert errors == []
 
 
 @pytest.fixture
@@ -52,14 +23,6 @@ def index(report: Path) -> str:
 
 def names(page: Page) -> list[str]:
     return [text.strip() for text in page.locator(".card .prompt").all_inner_texts()]
-
-
-def find(page: Page, rows: str, **fields: str) -> None:
-    """Fill in the filters, and wait for what is found."""
-    for name, value in fields.items():
-        field = page.locator(f"[name={name}]")
-        field.fill(value) if name == "q" else field.select_option(label=value)
-    expect(page.locator(".found")).to_have_text(rows)
 
 
 # --- what is loaded ----------------------------------------------------------------------------------
@@ -131,7 +94,8 @@ def test_texts_of_strangers_stay_texts(pages: Any, index: str) -> None:
 def test_pages_work_without_a_script(pages: Any, index: str) -> None:
     page = pages(index, java_script_enabled=False)
     expect(page.locator(".card")).to_have_count(6)
-    expect(page.locator("form")).to_be_hidden()
+    for hidden in (".filters", "dialog", "[data-choose]"):
+        expect(page.locator(hidden).first).to_be_hidden()
     expect(page.locator("svg.chart")).to_have_count(7)
     page.get_by_role("link", name="Next").click()
     expect(page.locator("[aria-current=page]")).to_have_text("2")
@@ -296,11 +260,6 @@ def test_nothing_keeps_people_out_of_other_pages(pages: Any, index: str) -> None
     page = pages(index)
     page.get_by_role("link", name="Page 4").click()
     assert problems(page) == []
-
-
-def problems(page: Page, within: str | None = None) -> list[str]:
-    found = Axe().run(page, context=within, options=RULES).response["violations"]
-    return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

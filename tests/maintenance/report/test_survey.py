@@ -10,7 +10,7 @@ from tests.maintenance.report.outputs import failure, put_entries, video
 from vidgen_dist import ledger
 from vidgen_dist.ledger import read_ledger
 from vidgen_dist.maintenance.report.sample import Group
-from vidgen_dist.maintenance.report.survey import Survey, survey_ledger
+from vidgen_dist.maintenance.report.survey import Survey, entries_of, survey_ledger
 from vidgen_dist.storage.folder import Storage, open_storage
 
 
@@ -105,3 +105,14 @@ def test_whose_machine_it_was_is_not_read(output: Storage) -> None:
     put_entries(output, video(output, "a", 1))
     ((row,),) = survey_of(output).sample.values()
     assert "worker" not in row
+
+
+def test_entries_of_some_rows(output: Storage) -> None:
+    put_entries(output, failure("a", 0), video(output, "b", 0), video(output, "c", 1))
+    put_entries(output, video(output, "a", 3, fingerprint="f", attempt=2))
+    found = entries_of(output, {"a", "c", "d"})
+    assert {name: (row["id"], row["status"], row["attempt"]) for name, row in found.items()} == {
+        "a": ("a", "done", 2),
+        "c": ("c", "done", 1),
+    }
+    assert "worker" not in found["a"]

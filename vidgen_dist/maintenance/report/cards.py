@@ -80,7 +80,7 @@ def make_card(number: int, row: Mapping[str, Any], prompt: str | None, preview: 
         "seed": None if row["seed"] is None else str(row["seed"]),
         "rendered in": None if seconds is None else duration(seconds),
         "length": None if length is None else f"{duration(length)}, {count(row['frames'], 'frame')}",
-        "LoRA": ", ".join(_lora(lora) for lora in row["loras"] or ()) or None,
+        "LoRA": ", ".join(shown_lora(lora) for lora in row["loras"] or ()) or None,
     }
     details = {
         "id": row["id"],
@@ -113,7 +113,8 @@ def make_card(number: int, row: Mapping[str, Any], prompt: str | None, preview: 
     )
 
 
-def _lora(lora: Mapping[str, Any]) -> str:
+def shown_lora(lora: Mapping[str, Any]) -> str:
+    """A LoRA of a row or a run file in a form for others, with its scale."""
     name = shown_model(lora["id"], lora["revision"])
     return name if lora["scale"] in (None, 1.0) else f"{name} × {lora['scale']:g}"
 

@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import matplotlib.dates as mdates
 import matplotlib.style
@@ -217,22 +218,28 @@ def failures_chart(name: str, failures: Mapping[str, int], most: int = 10) -> Ch
 
 @_styled
 def figure_chart(
-    name: str, label: str, edges: np.ndarray, counts: np.ndarray, limits: Mapping[str, float]
+    name: str,
+    label: str,
+    edges: np.ndarray,
+    counts: np.ndarray,
+    limits: Mapping[str, float] = MappingProxyType({}),
+    what: str = "videos",
 ) -> Chart:
-    """The distribution of a figure of quality.
+    """The distribution of a figure.
 
     Args:
         name: As for `throughput_chart`.
         label: What the figure is.
         edges: Ends of the bars (N + 1,).
-        counts: Videos of each bar (N,).
+        counts: How many each bar has (N,).
         limits: Flag -> the figure from which a video has it.
+        what: What is counted.
     """
     figure, axes = _figure(_NARROW, 2.1)
     axes.stairs(counts, edges, fill=True, color=_COLOURS["accent"], linewidth=0)
-    axes.set_xlim(0, edges[-1])
+    axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, max(1, int(counts.max(initial=0))) * 1.12)
-    axes.set_ylabel("videos")
+    axes.set_ylabel(what)
     axes.grid(axis="x", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -250,13 +257,13 @@ def figure_chart(
             )  # fmt: skip
     total = int(counts.sum())
     middle = float(edges[int(np.searchsorted(np.cumsum(counts), total / 2))]) if total else 0.0
-    described = f"{total:,} videos; the median is about {middle:.3g}, the highest below {edges[-1]:.3g}."
+    described = f"{total:,} {what}; the median is about {middle:.3g}, the highest below {edges[-1]:.3g}."
     rows = [
         (f"{start:g} to {end:g}", f"{int(count):,}")
         for start, end, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
         if count
     ]
-    return Chart(_svg(figure, name, label, described), (label, "videos"), rows)
+    return Chart(_svg(figure, name, label, described), (label, what), rows)
 
 
 def _figure(width: float = _WIDE, height: float = _HEIGHT) -> tuple[Figure, Axes]:

@@ -123,6 +123,22 @@ class Timeline:
         return (start + np.arange(len(counts) + 1)) * step * self._width, counts
 
 
+def histogram_of(values: np.ndarray, most_bars: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (n + 1,) and counts (n,) of at most so many bars around some figures.
+
+    Args:
+        values: Finite figures (N,), at least one.
+        most_bars: At least 2.
+        unit: The least width of a bar.
+    """
+    places = np.floor(values / unit).astype(np.int64)
+    least, most = int(places.min()), int(places.max()) + 1
+    width = _round_up((most - least) / (most_bars - 1))
+    first, last = least // width, -(-most // width)
+    counts = np.bincount(places // width - first, minlength=last - first)
+    return np.arange(first, last + 1) * width * unit, counts
+
+
 def _round_up(number: float) -> int:
     """The next of 1, 2, 5, 10, 20, 50, …"""
     if number <= 1:

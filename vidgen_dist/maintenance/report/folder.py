@@ -27,6 +27,15 @@ _FORMAT = 1
 def claim(place: Storage) -> None:
     """Take an empty folder, or one that has a report.
 
+    Raises as `has_report`.
+    """
+    if not has_report(place):
+        place.write_bytes(REPORT_FILE, json.dumps({"vidgen report": _FORMAT}).encode())
+
+
+def has_report(place: Storage) -> bool:
+    """Whether a folder has a report; otherwise it is empty.
+
     Raises:
         Refused: Something else is in it, or it was written by a newer release.
         OSError: The storage failed.
@@ -34,13 +43,13 @@ def claim(place: Storage) -> None:
     files, folders = place.entries()
     if REPORT_FILE in files:
         _check_format(place)
-        return
+        return True
     if others := [path for path in (*files, *folders) if not is_hidden(path)]:
         raise Refused(
             f"{redact(place.root)}: there is something else in it, such as {min(others)}; give an empty "
             "folder, or one with a report"
         )
-    place.write_bytes(REPORT_FILE, json.dumps({"vidgen report": _FORMAT}).encode())
+    return False
 
 
 def _check_format(place: Storage) -> None:

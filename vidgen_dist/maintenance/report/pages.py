@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,6 +15,7 @@ import jinja2
 
 from vidgen_dist.maintenance.report.cards import Card
 from vidgen_dist.maintenance.report.charts import Chart
+from vidgen_dist.maintenance.report.pairs import KINDS, Difference, Pair
 from vidgen_dist.package import VERSION
 from vidgen_dist.quality import FLAGS
 
@@ -43,6 +44,21 @@ _SORTS = (
     ("id", "id"),
 )
 """Orders of the gallery, as the script knows them: a key of the catalogue's `sorts`, falling with a minus."""
+
+_PAIR_SORTS = (
+    ("given", "worst first"),
+    ("psnr", "lowest PSNR"),
+    ("-psnr", "highest PSNR"),
+    ("ssim", "lowest SSIM"),
+    ("-ssim", "highest SSIM"),
+    ("-motion", "motion differs most"),
+    ("first", "differ earliest"),
+    ("-first", "differ latest"),
+    ("id", "id"),
+)
+
+_MOST = 1e6
+"""What an infinite figure is sorted as."""
 
 # What HTML cannot hold, and what changes the direction of the text that follows.
 _UNPRINTABLE = re.compile(
@@ -122,6 +138,44 @@ class Overview:
     sample: str
 
 
+@dataclass(frozen=True)
+class PairOverview:
+    """What the first page says of two outputs.
+
+    Args:
+        title: Their names.
+        about: For each a line: what it is.
+        tiles: The summary.
+        charts: Distributions of the figures.
+        settings: Name of a setting that differs between the runs, its value in A and in B.
+        sample: Which rows the pages have.
+    """
+
+    title: str
+    about: Sequence[str]
+    tiles: Sequence[Tile]
+    charts: Sequence[Shown]
+    settings: Sequence[Difference]
+    sample: str
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """Pages that list rows.
+
+    Args:
+        template: The template, which extends `listing.html`.
+        macro: What shows a row, in `parts.html`.
+        values: From the links to all pages, what the template takes beside what all have.
+        catalogue: What the script filters and sorts the rows by.
+    """
+
+    template: str
+    macro: str
+    values: Callable[[Sequence[str]], Mapping[str, Any]]
+    catalogue: Mapping[str, Any]
+
+
 def render_pages(overview: Overview, cards: Sequence[Card], page_size: int) -> Iterator[tuple[str, bytes]]:
     """The files of a report beside its posters and videos; the first page comes last.
 
@@ -131,14 +185,63 @@ def render_pages(overview: Overview, cards: Sequence[Card], page_size: int) -> I
     Yields:
         Path in the report, and content.
     """
-    pages = [cards[start : start + page_size] for start in range(0, max(1, len(cards)), page_size)]
-    template = _environment().get_template("gallery.html")
-    card_of = _environment().get_template("parts.html").module.card  # type: ignore[attr-defined]
+
+    def values(links: Sequence[str]) -> dict[str, Any]:
+        return {
+            "title": overview.title,
+            "heading": "Gallery",
+            "about": [" · ".join(overview.about)],
+            "tiles": overview.tiles,
+            "charts": overview.charts,
+            "failures": [_failure(failure, page_size, links) for failure in overview.failures],
+            "more_failures": overview.more_failures,
+            "flags": [{"name": name, "videos": videos} for name, videos in overview.flags],
+            "sample": overview.sample,
+            "statuses": sorted({card.status for card in cards}),
+            "flag_names": _flag_names(cards),
+            "orders": _SORTS,
+            "empty": "The ledger has no rows yet.",
+        }
+
+    listing = _Listing("gallery.html", "card", values, _catalogue(cards, page_size))
+    return _render(listing, cards, page_size)
+
+
+def render_pair_pages(
+    overview: PairOverview, pairs: Sequence[Pair], page_size: int
+) -> Iterator[tuple[str, bytes]]:
+    """The same of two outputs."""
+
+    def values(_links: Sequence[str]) -> dict[str, Any]:
+        there = {pair.kind for pair in pairs}
+        return {
+            "title": overview.title,
+            "heading": "Side by side",
+            "about": overview.about,
+            "tiles": overview.tiles,
+            "charts": overview.charts,
+            "settings": overview.settings,
+            "sample": overview.sample,
+            "kinds": [kind for kind in KINDS if kind in there],
+            "orders": _PAIR_SORTS,
+            "empty": "The ledgers have no rows.",
+        }
+
+    listing = _Listing("pairs.html", "pair", values, _pair_catalogue(pairs, page_size))
+    return _render(listing, pairs, page_size)
+
+
+def _render(
+    listing: _Listing, rows: Sequence[Card] | Sequence[Pair], page_size: int
+) -> Iterator[tuple[str, bytes]]:
+    pages = [rows[start : start + page_size] for start in range(0, max(1, len(rows)), page_size)]
+    template = _environment().get_template(listing.template)
+    show = getattr(_environment().get_template("parts.html").module, listing.macro)
     inner: dict[str, bytes] = {name: _asset(name) for name in ASSETS}
-    inner["index.js"] = _script("index.js", _catalogue(cards, page_size))
+    inner["index.js"] = _script("index.js", listing.catalogue)
     for number, some in enumerate(pages, 1):
         name = f"{number:04d}.js"
-        inner[name] = _script(name, [str(card_of(card, "")).strip() for card in some])
+        inner[name] = _script(name, [str(show(row, "")).strip() for row in some])
 
     def page(number: int, prefix: str) -> bytes:
         first = number == 1
@@ -150,23 +253,14 @@ def render_pages(overview: Overview, cards: Sequence[Card], page_size: int) -> I
         text = template.render(
             policy=POLICY,
             version=VERSION,
-            title=overview.title,
-            about=overview.about,
-            tiles=overview.tiles,
-            charts=overview.charts,
-            failures=[_failure(failure, page_size, links) for failure in overview.failures],
-            more_failures=overview.more_failures,
-            flags=[{"name": name, "videos": videos} for name, videos in overview.flags],
-            sample=overview.sample,
-            cards=pages[number - 1],
+            rows=pages[number - 1],
+            show=show,
             page=number,
             links=links,
             numbers=list(_page_numbers(number, len(pages))),
             root=root,
             here=f"{PAGES_FOLDER}/{prefix}" if first else prefix,
-            statuses=sorted({card.status for card in cards}),
-            flag_names=_flag_names(cards),
-            orders=_SORTS,
+            **listing.values(links),
         )
         return text.encode("utf-8", "replace")
 
@@ -185,7 +279,6 @@ def render_pages(overview: Overview, cards: Sequence[Card], page_size: int) -> I
 def _catalogue(cards: Sequence[Card], page_size: int) -> dict[str, Any]:
     """What the script filters and sorts by: a few bytes for each row."""
     names = _flag_names(cards)
-    ranks = {number: rank for rank, number in enumerate(sorted(range(len(cards)), key=lambda n: cards[n].id))}
     brightness, motion, _clipped, noisiness = (
         zip(*(card.figures for card in cards), strict=True) if cards else [()] * 4
     )
@@ -200,13 +293,36 @@ def _catalogue(cards: Sequence[Card], page_size: int) -> dict[str, Any]:
             "brightness": [_short(value) for value in brightness],
             "motion": [_short(value) for value in motion],
             "noisiness": [_short(value) for value in noisiness],
-            "id": [ranks[number] for number in range(len(cards))],
+            "id": _id_ranks(cards),
         },
     }
 
 
+def _pair_catalogue(pairs: Sequence[Pair], page_size: int) -> dict[str, Any]:
+    figures = {
+        name: [_short(getattr(pair, name)) for pair in pairs] for name in ("psnr", "ssim", "motion", "first")
+    }
+    return {
+        "size": page_size,
+        # Kinds differ in their first letters.
+        "status": "".join(pair.kind[0] for pair in pairs),
+        "flagNames": [],
+        "flags": [0] * len(pairs),
+        "sorts": figures | {"id": _id_ranks(pairs)},
+    }
+
+
+def _id_ranks(rows: Sequence[Card] | Sequence[Pair]) -> list[int]:
+    """Each row's place in the order of ids."""
+    ranks = [0] * len(rows)
+    for rank, number in enumerate(sorted(range(len(rows)), key=lambda number: rows[number].id)):
+        ranks[number] = rank
+    return ranks
+
+
 def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
+    # JSON has no infinity.
+    return None if value is None else round(min(value, _MOST), 5)
 
 
 def _flag_names(cards: Sequence[Card]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,20 @@ class Preview:
         return [path for path in (self.poster, self.video) if path and path.startswith(f"{MEDIA_FOLDER}/")]
 
 
+def find_room(sizes: Iterable[int], room: int) -> list[bool]:
+    """Which files to copy, the first ones first, so that all together they are no larger than the room.
+
+    Args:
+        sizes: Their sizes.
+        room: In the same unit.
+    """
+    left, chosen = room, []
+    for size in sizes:
+        chosen.append(size <= left)
+        left -= size if chosen[-1] else 0
+    return chosen
+
+
 class PreviewMaker:
     """Makes previews of an output's videos.
 
@@ -79,7 +93,6 @@ class PreviewMaker:
         place: The report's folder.
         format: The format of the output's videos.
         videos: One of `VIDEOS`.
-        room: Bytes of all videos that are copied, at most.
         policy: How they are made.
 
     Raises:
@@ -87,44 +100,37 @@ class PreviewMaker:
     """
 
     def __init__(
-        self, output: Storage, place: Storage, format: str, videos: str, room: int, policy: PreviewPolicy
+        self, output: Storage, place: Storage, format: str, videos: str, policy: PreviewPolicy
     ) -> None:
         self._output = output
         self._place = place
         self._format = format
         self._videos = videos
-        self._room = room
         self._policy = policy
         self._up = _way_up(output, place) if videos == LINK else ""
         sizes = place.sizes(MEDIA_FOLDER)
         self._there = {path: size for path, size in sizes.items() if not is_temporary(path)}
 
-    def make(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Preview]:
+    def size(self, row: Mapping[str, Any]) -> int:
+        """Bytes of a row's video that the report copies; 0 where it makes a small one, or none."""
+        return (row["bytes"] or 0) if self._videos == COPY and self._format == "mp4" else 0
+
+    def make(self, rows: Sequence[Mapping[str, Any]], has_room: Sequence[bool]) -> Iterator[Preview]:
         """The previews of some done rows, in their order.
 
         Args:
             rows: Entries of the ledger.
+            has_room: Which of them have room for their video, see `find_room`.
 
         Raises:
             OSError: The storage failed.
         """
-        copied = self._chosen(rows)
         threads = self._policy.readers if self._format == "mp4" else self._policy.frame_readers
         return map_ahead(
             lambda job: with_retries(lambda: self._make(*job), hurry=threading.Event()),
-            zip(rows, copied, strict=True),
+            zip(rows, has_room, strict=True),
             threads=threads,
         )
-
-    def _chosen(self, rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-        """Which rows have room for their video."""
-        left, chosen = self._room, []
-        for row in rows:
-            # A preview that is made of another format is small.
-            size = (row["bytes"] or 0) if self._format == "mp4" else 0
-            chosen.append(self._videos != COPY or size <= left)
-            left -= size if chosen[-1] else 0
-        return chosen
 
     def _make(self, row: Mapping[str, Any], has_room: bool) -> Preview:
         if not row["sha256"]:

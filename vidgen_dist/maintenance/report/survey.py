@@ -7,7 +7,7 @@ rows that are done since do not count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,24 +90,53 @@ def survey_ledger(output: Storage, state: LedgerState, rows: int) -> Survey:
         OSError: It cannot be read.
     """
     survey, sample = Survey(), Sample(rows)
+
+    def look(places: np.ndarray, table: pa.Table) -> None:
+        _add(survey, sample, places, table)
+
+    _read_latest(output, state, look)
+    survey.failures = _by_frequency(
+        {group.name: count for group, count in sample.counts.items() if group.rank == FAILED_RANK}
+    )
+    survey.sample = sample.choose()
+    return survey
+
+
+def entries_of(output: Storage, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The entries of some ids' latest outcomes, as far as the ledger has them.
+
+    Args:
+        output: An output.
+        ids: The ids.
+
+    Raises as `survey_ledger`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    wanted = pa.array(list(ids), pa.string())
+
+    def look(_places: np.ndarray, table: pa.Table) -> None:
+        rows = table.filter(pc.is_in(table.column("id"), wanted)).to_pylist()
+        found.update((row["id"], row) for row in rows)
+
+    _read_latest(output, ledger.read_ledger(output), look)
+    return found
+
+
+def _read_latest(output: Storage, state: LedgerState, look: Callable[[np.ndarray, pa.Table], None]) -> None:
+    """Read the entries of the latest outcomes, some at a time, each once, with its place in the state."""
     # A part that is compacted while it is read comes twice.
     seen = np.zeros(state.size, np.bool_)
 
-    def look(_name: str, table: pa.Table) -> None:
+    def choose(_name: str, table: pa.Table) -> None:
         places = state.latest_outcomes(table)
         places[places >= 0] = np.where(seen[places[places >= 0]], -1, places[places >= 0])
         chosen = np.unique(places, return_index=True)[1]
         chosen = np.sort(chosen[places[chosen] >= 0])
         if len(chosen):
             seen[places[chosen]] = True
-            _add(survey, sample, places[chosen], table.take(pa.array(chosen)).combine_chunks())
+            look(places[chosen], table.take(pa.array(chosen)).combine_chunks())
 
-    ledger.read_parts(output, COLUMNS, look)
-    survey.failures = _by_frequency(
-        {group.name: count for group, count in sample.counts.items() if group.rank == FAILED_RANK}
-    )
-    survey.sample = sample.choose()
-    return survey
+    ledger.read_parts(output, COLUMNS, choose)
 
 
 def _add(survey: Survey, sample: Sample, places: np.ndarray, table: pa.Table) -> None:

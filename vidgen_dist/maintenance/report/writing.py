@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from vidgen_dist.maintenance.report import COPY, ROWS, VIDEO_SIZE, VIDEOS, chart
 from vidgen_dist.maintenance.report.cards import Card, make_card
 from vidgen_dist.maintenance.report.folder import claim, publish, remove_others
 from vidgen_dist.maintenance.report.pages import INDEX, Failure, Overview, Shown, Tile, render_pages
-from vidgen_dist.maintenance.report.previews import Preview, PreviewMaker, PreviewPolicy
+from vidgen_dist.maintenance.report.previews import Preview, PreviewMaker, PreviewPolicy, find_room
 from vidgen_dist.maintenance.report.prompts import find_prompts
 from vidgen_dist.maintenance.report.sample import Group
 from vidgen_dist.maintenance.report.survey import FAILED_RANK, Survey, survey_ledger
@@ -54,11 +54,14 @@ class ReportPolicy:
     Args:
         page_rows: Rows of a page.
         bars: Bars of a chart, at most.
+        differences: Rows of two outputs whose worst frame's difference is shown, at most: their videos are
+            read once more.
         previews: How posters and videos are made.
     """
 
     page_rows: int = 48
     bars: int = 60
+    differences: int = 100
     previews: PreviewPolicy = PreviewPolicy()
 
 
@@ -114,18 +117,14 @@ def write_report(
     """
     output, spec = open_output(uri)
     place = open_writable(folder or output.uri(REPORT_FOLDER))
-    _check(output, place, videos)
+    room = check_report(output, place, videos, video_size)
     try:
-        room = parse_bytes(video_size)
-    except ValueError as error:
-        raise Refused(f"--video-size: {error}") from None
-    try:
-        opened, why_no_prompts = _open_manifest(spec, manifest)
-        maker = PreviewMaker(output, place, spec.output.format, videos, room, policy.previews)
+        opened, why_no_prompts = find_manifest(spec, manifest)
+        maker = PreviewMaker(output, place, spec.output.format, videos, policy.previews)
         claim(place)
         state = ledger.read_ledger(output)
         survey = survey_ledger(output, state, rows)
-        cards = _make_cards(survey, spec, opened, maker, progress)
+        cards = _make_cards(survey, spec, opened, maker, room, progress)
         overview = _overview(output, spec, state, opened, survey, cards, why_no_prompts, policy)
         written = publish(place, render_pages(overview, cards, policy.page_rows))
         remove_others(place, written.union(*(card.preview.files for card in cards)))
@@ -142,9 +141,26 @@ def write_report(
     )
 
 
-def _check(output: Storage, place: Storage, videos: str) -> None:
+def check_report(output: Storage, place: Storage, videos: str, video_size: str) -> int:
+    """What must hold for a report of an output.
+
+    Args:
+        output: The output.
+        place: The report's folder.
+        videos, video_size: As for `write_report`.
+
+    Returns:
+        Bytes of all videos that are copied, at most.
+
+    Raises:
+        Refused: It does not.
+    """
     if videos not in VIDEOS:
         raise Refused(f"--videos: {videos!r} is not allowed; allowed: {', '.join(VIDEOS)}")
+    try:
+        room = parse_bytes(video_size)
+    except ValueError as error:
+        raise Refused(f"--video-size: {error}") from None
     if place.root.startswith("hf://"):
         raise Refused(
             f"{redact(place.root)}: the Hub makes a commit for each file; write to a folder, and upload it "
@@ -153,9 +169,10 @@ def _check(output: Storage, place: Storage, videos: str) -> None:
     for name in (LEDGER_FOLDER, LOGS_FOLDER, RESUME_STATES_FOLDER, VIDEOS_FOLDER):
         if f"{place.root.rstrip('/')}/".startswith(f"{output.uri(name)}/"):
             raise Refused(f"{redact(place.root)}: is in the output's {name}/; give a folder elsewhere")
+    return room
 
 
-def _open_manifest(spec: RunSpec, uri: str | None) -> tuple[Manifest | None, str]:
+def find_manifest(spec: RunSpec, uri: str | None) -> tuple[Manifest | None, str]:
     """The run's manifest, if it can be read, and why it cannot.
 
     Raises:
@@ -174,6 +191,7 @@ def _make_cards(
     spec: RunSpec,
     manifest: Manifest | None,
     maker: PreviewMaker,
+    room: int,
     progress: Callable[[int, int], None],
 ) -> list[Card]:
     rows = _in_order(survey.sample)
@@ -182,7 +200,7 @@ def _make_cards(
     prompts = {} if manifest is None else find_prompts(manifest, ids, default)
     done = [row for row in rows if row["status"] == ledger.DONE]
     previews: list[Preview] = []
-    for preview in maker.make(done):
+    for preview in maker.make(done, find_room(map(maker.size, done), room)):
         previews.append(preview)
         progress(len(previews), len(done))
     left = iter(previews)
@@ -221,7 +239,7 @@ def _overview(
         counts = count_rows(state, manifest.num_rows, manifest.id_arrays())
         total, pending = counts.total, counts.pending
     return Overview(
-        title=output.root.rstrip("/").rpartition("/")[2] or redact(output.root),
+        title=name_of(output),
         about=_about(spec, state, survey),
         tiles=_tiles(survey, total, pending),
         charts=_charts(survey, policy.bars),
@@ -232,15 +250,30 @@ def _overview(
     )
 
 
+def name_of(output: Storage) -> str:
+    """What people call an output."""
+    return output.root.rstrip("/").rpartition("/")[2] or redact(output.root)
+
+
 def _about(spec: RunSpec, state: LedgerState, survey: Survey) -> list[str]:
     rows = itertools.chain.from_iterable(survey.sample.values())
+    return describe(spec, rows, state.newest)
+
+
+def describe(spec: RunSpec, rows: Iterable[Mapping[str, Any]], newest: int) -> list[str]:
+    """What an output is: model, task, when.
+
+    Args:
+        spec: Its run.
+        rows: Some entries of its ledger.
+        newest: When the newest entry was made, in microseconds since 1970; 0 without any.
+    """
     models = ((row["model"], row["revision"]) for row in rows if row["model"])
     about = [shown_model(*next(models, (spec.model.id, spec.model.revision)))]
     if spec.model.task:
         about.append(spec.model.task)
-    if state.newest:
-        newest = datetime.fromtimestamp(state.newest / 1e6, UTC)
-        about.append(f"as of {newest:%Y-%m-%d %H:%M} UTC")
+    if newest:
+        about.append(f"as of {datetime.fromtimestamp(newest / 1e6, UTC):%Y-%m-%d %H:%M} UTC")
     return about
 
 
@@ -251,18 +284,18 @@ def _tiles(survey: Survey, total: int | None, pending: int | None) -> list[Tile]
         Tile(
             "failed",
             f"{failed:,}",
-            f"{survey.lost:,} of them lost" if survey.lost else _share(failed, total or survey.rows, "rows"),
+            f"{survey.lost:,} of them lost" if survey.lost else share(failed, total or survey.rows, "rows"),
             "bad" if failed else "plain",
         ),
         Tile(
             "flagged",
             f"{survey.flagged:,}",
-            _share(survey.flagged, survey.videos, "videos"),
+            share(survey.flagged, survey.videos, "videos"),
             "flag" if survey.flagged else "plain",
         ),
     ]
     if pending:
-        tiles.insert(2, Tile("pending", f"{pending:,}", _share(pending, total or survey.rows, "rows")))
+        tiles.insert(2, Tile("pending", f"{pending:,}", share(pending, total or survey.rows, "rows")))
     if survey.videos:
         tiles.append(Tile("footage", duration(survey.footage), file_size(survey.bytes)))
     if survey.render_seconds.count:
@@ -271,7 +304,8 @@ def _tiles(survey: Survey, total: int | None, pending: int | None) -> list[Tile]
     return tiles
 
 
-def _share(part: int, whole: int, of: str) -> str:
+def share(part: int, whole: int, of: str) -> str:
+    """A part of a whole in per cent; empty if there is none."""
     if not part or not whole:
         return ""
     return f"{part / whole:.1%} of the {of}" if part / whole >= 0.001 else f"less than 0.1% of the {of}"

@@ -1,4 +1,4 @@
-// Plays videos, and filters and sorts the gallery. Without it, every page shows its rows, and a video opens by its link.
+// Plays videos, alone or two together, and filters and sorts the gallery. Without it, every page shows its rows, and a video opens by its link.
 "use strict";
 
 const vidgenReport = (() => {
@@ -6,6 +6,8 @@ const vidgenReport = (() => {
   const cards = document.getElementById("cards");
   const root = gallery.dataset.root;
   const here = gallery.dataset.here;
+  // What needs a script is shown where there is one.
+  document.documentElement.classList.add("scripted");
   const keepsStill = matchMedia("(prefers-reduced-motion: reduce)");
 
   // Files of the report come as scripts: a page that is opened from a disk may not read others.
@@ -33,45 +35,93 @@ const vidgenReport = (() => {
   // ---- Playing
 
   const playing = new Map();
+  const held = new Set();
 
-  function play(link) {
-    if (playing.has(link)) return;
-    const video = document.createElement("video");
-    Object.assign(video, { src: link.href, muted: true, loop: true, playsInline: true });
-    video.setAttribute("aria-hidden", "true");
-    video.addEventListener("playing", () => link.classList.add("playing"));
-    playing.set(link, video);
-    link.append(video);
-    // It was taken away before it could play, or the browser cannot play it: the poster stays.
-    video.play().catch(() => {});
+  // The videos that play together, by the element that they are in.
+  const areaOf = (link) => link.closest("[data-together]") || link;
+  const linksIn = (area) => (area.matches("a") ? [area] : [...area.querySelectorAll("a[data-video]")]);
+
+  function play(area) {
+    if (playing.has(area)) return;
+    const videos = linksIn(area).map((link) => {
+      const video = document.createElement("video");
+      Object.assign(video, { src: link.href, muted: true, playsInline: true, preload: "auto" });
+      video.setAttribute("aria-hidden", "true");
+      video.addEventListener("playing", () => link.classList.add("playing"));
+      link.append(video);
+      return video;
+    });
+    playing.set(area, videos);
+    if (videos.length > 1) keepTogether(area, videos);
+    else videos.forEach((video) => { video.loop = true; });
+    // One that does not load does not keep the others waiting.
+    const ready = (video) => new Promise((resolve) => {
+      for (const name of ["canplay", "error"]) video.addEventListener(name, resolve, { once: true });
+    });
+    Promise.all(videos.map(ready)).then(() => { if (playing.get(area) === videos) start(videos); });
   }
 
-  function stop(link) {
-    const video = playing.get(link);
-    if (!video) return;
-    playing.delete(link);
-    link.classList.remove("playing");
-    video.pause();
-    video.removeAttribute("src");
-    video.load();
-    video.remove();
+  // It was taken away before it could play, or the browser cannot play it: the poster stays.
+  const start = (videos) => videos.forEach((video) => video.play().catch(() => {}));
+
+  function keepTogether(area, videos) {
+    const [first, ...others] = videos;
+    first.addEventListener("timeupdate", () => {
+      for (const other of others) {
+        if (!first.ended && !other.ended && Math.abs(other.currentTime - first.currentTime) > 0.1) other.currentTime = first.currentTime;
+      }
+    });
+    for (const video of videos) {
+      // The shorter one waits for the longer one.
+      video.addEventListener("ended", () => {
+        if (playing.get(area) !== videos || !videos.every((one) => one.ended || one.error)) return;
+        for (const one of videos) one.currentTime = 0;
+        start(videos);
+      });
+    }
+  }
+
+  function stop(area) {
+    for (const video of playing.get(area) || []) {
+      video.parentElement.classList.remove("playing");
+      video.pause();
+      video.removeAttribute("src");
+      video.load();
+      video.remove();
+    }
+    playing.delete(area);
+    hold(area, false);
+  }
+
+  const stopAll = () => [...playing.keys()].forEach(stop);
+
+  const groupOf = (button) => button.closest("[data-group]").querySelector("[data-together]");
+
+  // Whether it plays until it is told to stop, wherever the pointer is.
+  function hold(area, holds) {
+    if (holds) held.add(area);
+    else held.delete(area);
+    const button = area.closest("[data-group]")?.querySelector("[data-play]");
+    if (button) button.setAttribute("aria-pressed", holds);
   }
 
   const linkOf = (event) => (event.target instanceof Element ? event.target.closest("a[data-video]") : null);
 
   function startBy(event) {
     const link = linkOf(event);
-    if (link && !keepsStill.matches && event.pointerType !== "touch") play(link);
+    if (link && !keepsStill.matches && event.pointerType !== "touch") play(areaOf(link));
   }
 
   function endBy(event) {
     const link = linkOf(event);
-    if (!link || (event.relatedTarget instanceof Node && link.contains(event.relatedTarget))) return;
+    if (!link || held.has(areaOf(link))) return;
+    const links = linksIn(areaOf(link));
+    if (event.relatedTarget instanceof Node && links.some((one) => one.contains(event.relatedTarget))) return;
     // A finger leaves with each tap.
     if (event.pointerType === "touch") return;
-    if (event.type === "pointerout" && link.matches(":focus-visible")) return;
-    if (event.type === "focusout" && link.matches(":hover")) return;
-    stop(link);
+    if (event.type === "pointerout" && links.some((one) => one.matches(":focus-visible"))) return;
+    if (event.type === "focusout" && links.some((one) => one.matches(":hover"))) return;
+    stop(areaOf(link));
   }
 
   let lastPointer = "";
@@ -84,17 +134,28 @@ const vidgenReport = (() => {
   });
   document.addEventListener("focusout", endBy);
   document.addEventListener("click", (event) => {
+    const button = event.target instanceof Element ? event.target.closest("[data-play]") : null;
+    if (button) return toggle(groupOf(button));
     const link = linkOf(event);
     // A finger cannot hover: a tap plays and stops. A link that is opened in another tab is left alone.
-    if (!link || lastPointer !== "touch" || event.detail === 0 || keepsStill.matches) return;
+    if (!link || lastPointer !== "touch" || event.detail === 0 || keepsStill.matches) return undefined;
     event.preventDefault();
-    const was = playing.has(link);
-    [...playing.keys()].forEach(stop);
-    if (!was) play(link);
+    const was = playing.has(areaOf(link));
+    stopAll();
+    if (!was) play(areaOf(link));
+    return undefined;
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") [...playing.keys()].forEach(stop);
+    if (event.key === "Escape") stopAll();
   });
+
+  function toggle(area) {
+    const was = held.has(area);
+    stopAll();
+    if (was) return;
+    play(area);
+    hold(area, true);
+  }
 
   // ---- Filtering and sorting
 
@@ -135,8 +196,8 @@ const vidgenReport = (() => {
   }
 
   function wanted() {
-    const given = new FormData(form);
-    return { q: given.get("q").trim(), status: given.get("status"), flag: given.get("flag"), sort: given.get("sort") };
+    const given = Object.fromEntries(new FormData(form));
+    return { ...given, q: given.q.trim() };
   }
 
   const isPlain = (want) => !want.q && !want.status && !want.flag && want.sort === "given";
@@ -179,7 +240,9 @@ const vidgenReport = (() => {
 
   function plain() {
     turn += 1;
+    stopAll();
     cards.replaceChildren(...ownCards);
+    markChosen();
     ownPager.hidden = false;
     pager.hidden = true;
     found.textContent = "";
@@ -204,8 +267,9 @@ const vidgenReport = (() => {
     shownAt = Math.max(0, Math.min(shownAt, Math.ceil(rows.length / catalogue.size) - 1));
     const some = await Promise.all(rows.slice(shownAt * catalogue.size, (shownAt + 1) * catalogue.size).map(cardOf));
     if (mine !== turn) return;
-    [...playing.keys()].forEach(stop);
+    stopAll();
     cards.replaceChildren(...some.map(placed));
+    markChosen();
     ownPager.hidden = true;
     found.textContent = `${rows.length.toLocaleString("en")} of ${catalogue.status.length.toLocaleString("en")} rows`;
     const pages = Math.ceil(rows.length / catalogue.size);
@@ -249,13 +313,56 @@ const vidgenReport = (() => {
       return;
     }
     const given = new URLSearchParams(location.hash.slice(1));
-    for (const name of ["q", "status", "flag", "sort"]) {
-      const field = form.elements[name];
+    for (const field of form.querySelectorAll("[name]")) {
+      const name = field.name;
       field.value = given.get(name) ?? "";
       if (field.selectedIndex === -1 || (name === "sort" && !field.value)) field.selectedIndex = 0;
     }
     update();
     gallery.scrollIntoView();
+  }
+
+  // ---- Two videos of the gallery side by side
+
+  const dialog = document.querySelector("dialog");
+  const choice = gallery.querySelector(".chosen");
+  const chosen = new Map();
+
+  function choose(card) {
+    // A copy of a video would not stop with the others.
+    stopAll();
+    if (chosen.has(card.id)) chosen.delete(card.id);
+    else chosen.set(card.id, card.cloneNode(true));
+    if (chosen.size === 2) sideBySide();
+    markChosen();
+  }
+
+  function markChosen() {
+    for (const button of cards.querySelectorAll("[data-choose]")) {
+      button.setAttribute("aria-pressed", chosen.has(button.closest("article").id));
+    }
+    if (choice) choice.textContent = chosen.size ? "1 video is chosen. Choose another one to see both side by side." : "";
+  }
+
+  function sideBySide() {
+    const sides = [...chosen.values()];
+    for (const side of sides) {
+      side.setAttribute("aria-label", side.querySelector(".prompt").textContent);
+      side.removeAttribute("aria-labelledby");
+      side.querySelector("[data-choose]").remove();
+      for (const element of [side, ...side.querySelectorAll("[id]")]) element.removeAttribute("id");
+    }
+    dialog.querySelector(".sides").replaceChildren(...sides);
+    chosen.clear();
+    dialog.showModal();
+  }
+
+  if (dialog) {
+    cards.addEventListener("click", (event) => {
+      const button = event.target instanceof Element ? event.target.closest("[data-choose]") : null;
+      if (button) choose(button.closest("article"));
+    });
+    dialog.addEventListener("close", stopAll);
   }
 
   if (form) {
