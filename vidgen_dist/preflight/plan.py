@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class Plan:
         records: What is known of every row.
         reasons: Why rows of the manifest are bad; none if it has none.
         newest: `LedgerState.newest` of the output.
+        failures: `LedgerState.failures` of the output.
         passthrough: Names and types of the columns that are copied to the ledger.
         before: The run that the output is of, if there was one.
     """
@@ -61,6 +62,7 @@ class Plan:
     records: RowRecords
     reasons: tuple[Reason, ...]
     newest: int
+    failures: Mapping[str, int]
     passthrough: pa.Schema
     before: RunSpec | None
 
@@ -217,6 +219,7 @@ def make_plan(
         records=records,
         reasons=report.reasons,
         newest=ledger.newest,
+        failures=ledger.failures,
         passthrough=passthrough,
         before=before,
     )

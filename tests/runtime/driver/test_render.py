@@ -352,7 +352,8 @@ def test_retry_renders_failed_rows_whose_image_was_corrected(
     assert read_failures(str(tmp_path / "out"))["id"].to_pylist() == ["never"]
 
     none = run(spec.override({"manifest.retry": "failed:MediaError"}))
-    assert (none.exit_status, none.message) == (0, "nothing to render: no row has failed with MediaError")
+    told = "nothing to render: no row has failed with MediaError; rows have failed with FileNotFoundError"
+    assert (none.exit_status, none.message) == (0, told)
     Image.new("RGB", (8, 8)).save(tmp_path / "never.png")
     assert counts(run(spec.override({"manifest.retry": "failed"}))) == (3, 1, 0, 0)
     none = run(spec.override({"manifest.retry": "failed"}))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vidgen_dist import engine as engines
 from vidgen_dist.engine import get_engine
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import Refused, listed
 from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.lease import Lease, acquire
@@ -177,7 +177,9 @@ def _why_nothing(plan: Plan) -> str:
         return f"{plan.done:,} rows are done, {plan.bad:,} cannot be rendered"
     if retry is not None:
         error_class = error_class_of(retry)
-        return "no row has failed" + (f" with {error_class}" if error_class else "")
+        others = listed(list(plan.failures))
+        told = "no row has failed" + (f" with {error_class}" if error_class else "")
+        return f"{told}; rows have failed with {others}" if error_class and others else told
     return f"all {plan.total:,} rows are done"
 
 
