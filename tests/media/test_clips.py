@@ -143,3 +143,12 @@ def test_temporary_copies_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(MediaError):
         media.read_video(data[:-100])
     assert list(scratch.iterdir()) == []
+
+
+def test_the_name_of_a_clip_does_not_decide_what_it_is(tmp_path: Path) -> None:
+    # Of a text with this name ffmpeg makes a film of a terminal.
+    path = tmp_path / "prompts.txt"
+    path.write_text("a fox runs\n" * 20)
+    for source in (path, path.read_bytes()):
+        with pytest.raises(media.MediaError, match="does not decode as a clip"):
+            media.read_video(source)

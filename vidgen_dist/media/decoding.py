@@ -484,10 +484,16 @@ def _read_bytes(source: Any, shown: str, limits: MediaLimits) -> bytes:
 
 @contextlib.contextmanager
 def _local_file(source: Any, shown: str) -> Iterator[Path]:
-    """A file that ffmpeg can seek in: the source itself if it is a local file, else a temporary copy."""
+    """A file that ffmpeg can seek in, without the name of the source, by which ffmpeg would guess its kind.
+
+    ffmpeg takes a text that is named .txt for a film. A local file is linked to, others are copied.
+    """
     is_name = isinstance(source, os.PathLike) or (isinstance(source, str) and not is_inline(source))
     if is_name and os.path.isfile(source):
-        yield Path(os.fspath(source))
+        with tempfile.TemporaryDirectory(prefix="vidgen-") as folder:
+            link = Path(folder, "clip")
+            link.symlink_to(os.path.abspath(source))
+            yield link
         return
     with tempfile.NamedTemporaryFile(prefix="vidgen-") as copy:
         with _opened(source, shown) as file:
