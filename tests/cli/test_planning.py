@@ -23,9 +23,9 @@ def plan(vidgen: Vidgen) -> Vidgen:
 def test_tables(plan: Vidgen) -> None:
     ran = plan("--model", CHECKPOINT, "--npus", "4")
     assert ran.status == 0, ran.err
-    for said in ("transformer", "text_encoder", "A rank holds", "A rank sends in a step", "videos/h"):
+    for said in ("transformer", "text_encoder", "A rank holds", "What a rank sends in a step", "videos/h"):
         assert said in ran.out
-    assert "smallest gang that fits into 64.0 GiB an NPU: 1" in ran.out
+    assert "smallest gang whose ranks fit into 64.0 GiB each: 1" in ran.out
     assert "take 4 gangs of 1 (ulysses 1, ring 1, cfg 1)" in ran.out
     assert "…" not in ran.out
 

@@ -124,7 +124,7 @@ def plan(
         print(line)
     print_next(
         f"render with {' '.join(flags_of(planned.comparison.chosen))}, or with --replicas auto, which takes "
-        "the best split of the NPUs that there are"
+        "the best split of what there is"
     )
 
 

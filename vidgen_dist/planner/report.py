@@ -82,7 +82,8 @@ def summary(plan: SplitPlan) -> Iterator[str]:
         f"video: {work.frames} frames of {work.height}x{work.width}, {work.steps} steps, {guided}: "
         f"{work.tokens:,} video and {work.text_tokens:,} text tokens"
     )
-    yield f"smallest gang that fits into {in_words(run.memory)} an NPU: {plan.comparison.smallest}"
+    yield f"planned for {plan.npus:,} x {run.device.name}; --device-name and --npus change that"
+    yield f"smallest gang whose ranks fit into {in_words(run.memory)} each: {plan.comparison.smallest}"
     if plan.asked is not None:
         asked = plan.asked
         yield (
@@ -101,7 +102,7 @@ def flags_of(split: Split) -> list[str]:
 def _components(plan: SplitPlan) -> Table:
     run = plan.run
     table = small_table(
-        f"{run.model}, {plan.task}", "parameters", run.dtype, "blocks", "a block", "undivided"
+        f"{run.model}, {plan.task}", "parameters", run.dtype, "blocks", "largest block", "outside blocks"
     )
     item = ITEM_SIZES[run.dtype]
     for part in run.size.components:
@@ -141,7 +142,7 @@ def _sent(plan: SplitPlan) -> Table:
     """One row per way to divide a gang of more than one rank."""
     splits = [split for split in plan.comparison.splits if split.degrees.size > 1]
     purposes = plan.comparison.chosen.estimate.sent
-    title = "A rank sends in a step, for"
+    title = "What a rank sends in a step, by how its gang is divided"
     table = small_table(title, "ring", "cfg", *(f"{purpose}:" for purpose in purposes), first="ulysses")
     for split in splits:
         sent = split.estimate.sent.values()
