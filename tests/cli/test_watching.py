@@ -173,18 +173,30 @@ def test_the_view_on_a_terminal(output: Path) -> None:
     shown = bytearray()
 
     def read() -> bool:
-        shown.extend(os.read(own, 4096))
-        return b"of 50" in shown
+        """Read on; whether nothing more will come. Who does not read a terminal stops its writers."""
+        try:
+            piece = os.read(own, 65536)
+        except OSError:
+            # Linux says so where all writers are gone.
+            return True
+        shown.extend(piece)
+        return not piece
 
     environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "vidgen_dist", "status", str(output), "--watch"]
-    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment)
+    try:
         os.close(its)
-        wait_until(read)
+        wait_until(lambda: read() or b"of 50" in shown)
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: process.poll() is not None)
-        rest = os.read(own, 65536)
-    os.close(own)
+        drawn = len(shown)
+        wait_until(read)
+        rest = bytes(shown[drawn:])
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(own)
     assert process.returncode == 130
     # Lines are erased, and the cursor is shown again.
     assert b"\x1b[2K" in rest
