@@ -22,6 +22,7 @@ def test_names_stay() -> None:
         "VIDEOS_FOLDER": "videos",
         "LEDGER_FOLDER": "ledger",
         "RESUME_STATES_FOLDER": "scratch",
+        "MANIFEST_FOLDER": "manifest",
         "LOGS_FOLDER": "logs",
         "REPORT_FOLDER": "report",
     }

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,6 +119,15 @@ def test_a_model_that_cannot_be_used_is_refused_by_the_real_command(make_spec: M
         run.wait(PATIENCE)
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell starts what it leaves in the background without Python's handler of SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_an_interrupt_of_wait_does_not_end_the_run(begin: Begin, tmp_path: Path) -> None:
     go = tmp_path / "go"
     run = begin(f"touch:{tmp_path / 'began'} wait:{go}")

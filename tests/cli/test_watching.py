@@ -144,7 +144,14 @@ def test_the_view_fits_on_the_screen_and_shows_what_gangs_do(output: Path) -> No
 def watching(output: Path, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vidgen_dist", "status", str(output), "--watch", "--interval", "0.1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c, **options
+    )
+
+
+def heed_ctrl_c() -> None:
+    """A shell starts what it leaves in the background deaf for SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_ends_only_the_watching(output: Path) -> None:
@@ -184,7 +191,9 @@ def test_the_view_on_a_terminal(output: Path) -> None:
 
     environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "vidgen_dist", "status", str(output), "--watch"]
-    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment)
+    process = subprocess.Popen(
+        command, stdin=its, stdout=its, stderr=its, env=environment, preexec_fn=heed_ctrl_c
+    )
     try:
         os.close(its)
         wait_until(lambda: read() or b"of 50" in shown)

@@ -43,7 +43,7 @@ def put_run(
     """An output with a small real video per row."""
     output = open_storage(uri)
     run = (
-        f"model: {{id: /gone/m}}\nmanifest: {{uri: '{manifest}', passthrough: [source]}}\n"
+        f"model: {{id: /gone/m, digest: d}}\nmanifest: {{uri: '{manifest}', passthrough: [source]}}\n"
         f"output: {{uri: '{uri}', format: {format}}}\nsampling: {{guidance_scale: 6}}\n"
     )
     output.write_bytes("run.yaml", run.encode())

@@ -49,7 +49,7 @@ def put_output(folder: Path, *, videos: int = 20, failures: int = 4, format: str
 
 def put_run_file(output: Storage, manifest: str, format: str = "mp4", dtype: str = "float32") -> None:
     run = (
-        f"model: {{id: /home/somebody/checkpoint, task: text-to-video, dtype: {dtype}}}\n"
+        f"model: {{id: /home/somebody/checkpoint, digest: d, task: text-to-video, dtype: {dtype}}}\n"
         f"manifest: {{uri: '{manifest}'}}\n"
         f"output: {{uri: '{output.root}', format: {format}}}\n"
     )
