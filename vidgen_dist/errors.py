@@ -17,6 +17,9 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 REFUSED = 2
 """Exit status of what is refused before it starts."""
 
+INTERRUPTED = 130
+"""Exit status of what Ctrl-C or SIGTERM ended."""
+
 
 class Refused(Exception):
     """Work that is refused before it starts: a bad manifest, spec, checkpoint or output.

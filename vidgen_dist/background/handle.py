@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vidgen_dist.background import notebook
 from vidgen_dist.background.attached import REFUSAL
-from vidgen_dist.errors import Refused
+from vidgen_dist.errors import INTERRUPTED, REFUSED, Refused
 from vidgen_dist.output.run_file import load_run
 from vidgen_dist.output.status_file import RunStatus, read_status_file
 from vidgen_dist.output_layout import RUN_FILE
@@ -44,8 +44,6 @@ _REFRESH_SECONDS = 1.0
 
 _LOG_SECONDS = 5.0
 """How long the last lines of a run that has ended are waited for."""
-
-_REFUSED, _INTERRUPTED = 2, 130
 
 AnySpec: TypeAlias = RunSpec | Mapping[str, Any] | str | os.PathLike[str]
 """A run: a spec, a mapping as in a run.yaml, or the path or URI of one."""
@@ -204,10 +202,10 @@ class RunHandle:
         if code is None:
             return _progress("running" if own is not None else "starting", own)
         self._end_reading()
-        if code == _REFUSED:
+        if code == REFUSED:
             return _progress("refused", own, code, self._refusal_text())
-        if code in (_INTERRUPTED, -signal.SIGTERM):
-            return _progress("interrupted", own or self._counted(), _INTERRUPTED)
+        if code in (INTERRUPTED, -signal.SIGTERM):
+            return _progress("interrupted", own or self._counted(), INTERRUPTED)
         if code not in (0, 1):
             return _progress("died", own, code, f"the run's process ended with status {code}")
         counts = own or self._counted()
@@ -320,7 +318,7 @@ class RunHandle:
         return "\n".join(self._log if self._refusal is None else self._refusal)
 
     def _raise_refusal(self) -> None:
-        if self._process.returncode == _REFUSED:
+        if self._process.returncode == REFUSED:
             raise Refused(self._refusal_text())
 
     def _counted(self) -> RunStatus | None:

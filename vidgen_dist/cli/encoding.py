@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from vidgen_dist.cli.flags import Flags, with_flags
-from vidgen_dist.cli.terminal import INTERRUPTED, counted, print_error, print_next, progress_bar
+from vidgen_dist.cli.terminal import counted, print_error, print_next, progress_bar
+from vidgen_dist.errors import INTERRUPTED
 
 FAILED = 1
 """Exit status if prompts could not be encoded."""

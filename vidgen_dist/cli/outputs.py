@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vidgen_dist.cli.completion import offer
-from vidgen_dist.cli.terminal import INTERRUPTED, counted, print_error, print_next, print_table, progress_bar
-from vidgen_dist.errors import Refused, shortened
+from vidgen_dist.cli.terminal import counted, print_error, print_next, print_table, progress_bar
+from vidgen_dist.errors import INTERRUPTED, Refused, shortened
 from vidgen_dist.output_layout import RUN_FILE
 from vidgen_dist.spec import COMMAND_LINE
 

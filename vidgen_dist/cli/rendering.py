@@ -12,8 +12,8 @@ import typer
 from vidgen_dist import printing
 from vidgen_dist.cli.completion import offer_devices
 from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
-from vidgen_dist.cli.terminal import INTERRUPTED, make_console, print_error, print_next, print_table
-from vidgen_dist.errors import Refused
+from vidgen_dist.cli.terminal import make_console, print_error, print_next, print_table
+from vidgen_dist.errors import INTERRUPTED, Refused
 from vidgen_dist.spec import COMMAND_LINE, RunSpec, spec_from_flags
 
 if TYPE_CHECKING:

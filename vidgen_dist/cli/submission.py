@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
-from vidgen_dist.cli.terminal import INTERRUPTED, make_console, print_error, print_next
-from vidgen_dist.errors import Refused, shortened
+from vidgen_dist.cli.terminal import make_console, print_error, print_next
+from vidgen_dist.errors import INTERRUPTED, Refused, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console

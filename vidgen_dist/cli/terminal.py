@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-INTERRUPTED = 130
-"""Exit status of what Ctrl-C ended; a run that had started has `RunResult.exit_status`."""
-
 _UNBROKEN = 100_000
 """Columns where there is no terminal: more than any line has."""
 

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from vidgen_dist.errors import REFUSED, Refused
+from vidgen_dist.errors import INTERRUPTED, REFUSED, Refused
 from vidgen_dist.output_layout import RUN_FILE
 from vidgen_dist.package import VERSION
 from vidgen_dist.preflight.submission import Submission
 from vidgen_dist.runtime.connection import in_one_line
-from vidgen_dist.runtime.driver.result import DEAD_LETTERS, DONE, INTERRUPTED
+from vidgen_dist.runtime.driver.result import DEAD_LETTERS, DONE
 from vidgen_dist.spec import parse_seconds
 from vidgen_dist.storage.uris import redact
 

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections import Counter
 
+from vidgen_dist.errors import INTERRUPTED
 from vidgen_dist.output.ledger_committer import open_committer
 from vidgen_dist.output.ledger_entries import RowAttempt, failed_entry
 from vidgen_dist.output.pending_row import PendingRow
@@ -19,7 +20,6 @@ from vidgen_dist.runtime.driver.overview import Overview
 from vidgen_dist.runtime.driver.result import (
     DEAD_LETTERS,
     DONE,
-    INTERRUPTED,
     SHOWN_FAILURES,
     RunResult,
     result_of,

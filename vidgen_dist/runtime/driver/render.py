@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vidgen_dist import engine as engines
 from vidgen_dist.engine import get_engine
-from vidgen_dist.errors import Refused, listed
+from vidgen_dist.errors import INTERRUPTED, Refused, listed
 from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.lease import Lease, acquire
@@ -36,7 +36,6 @@ from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.result import (
     DEAD_LETTERS,
     DONE,
-    INTERRUPTED,
     SHOWN_FAILURES,
     RunResult,
     result_of,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vidgen_dist.errors import INTERRUPTED
 from vidgen_dist.observability.progress import RunProgress
 from vidgen_dist.output.status_file import State
 from vidgen_dist.output_layout import LEDGER_FOLDER, VIDEOS_FOLDER
 from vidgen_dist.preflight.plan import Plan
 from vidgen_dist.storage.folder import Storage
 
-DONE, DEAD_LETTERS, INTERRUPTED = 0, 1, 130
+DONE, DEAD_LETTERS = 0, 1
 
 SHOWN_FAILURES = 10
 
