@@ -61,6 +61,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     A file's name is its path in the repository, whose folder `docs` has the pages. `html` is the builder.
     """
     monkeypatch.syspath_prepend(tmp_path)
+    # A module that changes within a second and keeps its length would be read from its bytecode.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def run(index: str, *, builder: str = "dummy", **files: str) -> list[str]:
         sys.modules.pop("documented", None)
