@@ -92,3 +92,10 @@ def test_a_wrong_flag_is_said_in_plain_lines(vidgen: Vidgen) -> None:
     assert ran.status == 2
     assert "No such option: --no-such-flag" in ran.err
     assert not set("│╭\x1b") & set(ran.err)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_errors_and_help_have_the_same_usage(vidgen: Vidgen, name: str) -> None:
+    ran = vidgen(*name.split(), "--no-such-flag")
+    assert ran.status == 2
+    assert ran.err.splitlines()[0] == vidgen(*name.split(), "--help").out.splitlines()[0]

@@ -114,6 +114,12 @@ def test_bad_rows_are_listed_on_s3(vidgen: Vidgen, tmp_path: Path, s3_bucket: st
     assert pq.read_table(pa.BufferReader(read_bytes(uri)))["column"].to_pylist() == ["prompt"]
 
 
+def test_build_without_a_manifest_to_write(vidgen: Vidgen, tmp_path: Path) -> None:
+    ran = vidgen("manifest", "build", tmp_path / "a.txt")
+    assert ran.status == 2
+    assert f"OUT is missing: vidgen manifest build {tmp_path / 'a.txt'} MANIFEST.parquet" in ran.err
+
+
 def test_build(vidgen: Vidgen, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a fox\na boat\n")
     (tmp_path / "b.csv").write_text("prompt,num_frames\na train,9\n")

@@ -158,5 +158,5 @@ def test_a_text_that_is_no_mapping(text: str) -> None:
 
 
 def test_bytes_that_are_no_text() -> None:
-    with pytest.raises(Refused, match=r"run\.yaml: not a YAML text in UTF-8"):
+    with pytest.raises(Refused, match=r"run\.yaml: not a run file, .* no YAML text in UTF-8"):
         parse_spec(b"PAR1\xff\xfe", "run.yaml")

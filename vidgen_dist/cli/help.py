@@ -30,6 +30,9 @@ _TYPES = {"bool": "", "int": "N", "float": "N"}
 class Command(TyperCommand):
     """A command whose help is that of this module."""
 
+    def get_usage(self, ctx: Any) -> str:
+        return usage(self, ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(help_text(self, ctx))
 
@@ -37,8 +40,18 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A group of commands whose help is that of this module."""
 
+    def get_usage(self, ctx: Any) -> str:
+        return usage(self, ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(help_text(self, ctx))
+
+
+def usage(command: Any, context: Any) -> str:
+    """How a command is called, in a line; errors about a command line begin with it too."""
+    arguments = [_argument(param) for param in command.params if param.param_type_name == "argument"]
+    commands = ["COMMAND ..."] if hasattr(command, "commands") else []
+    return " ".join(["Usage:", context.command_path, "[OPTIONS]", *arguments, *commands])
 
 
 def help_text(command: Any, context: Any) -> str:
@@ -60,11 +73,7 @@ def examples(command: Any) -> list[str]:
 
 def _parts(command: Any, context: Any) -> Iterator[Any]:
     rows = _rows(command, context)
-    arguments = [_argument(param) for param in command.params if param.param_type_name == "argument"]
-    usage = [context.command_path, "[OPTIONS]", *arguments]
-    if hasattr(command, "commands"):
-        usage.append("COMMAND ...")
-    yield Text("Usage: " + " ".join(usage) + "\n", style="bold")
+    yield Text(f"{usage(command, context)}\n", style="bold")
     for text in (command.help or "").split("\n\n"):
         yield Text((text if text.startswith(EXAMPLES) else " ".join(text.split())) + "\n")
     for group, of_group in sorted(rows.items(), key=lambda item: item[0] not in _GROUPS):

@@ -10,6 +10,7 @@ import typer
 from vidgen_dist.cli.flags import Flags, help_of, with_argument, with_flags
 from vidgen_dist.cli.terminal import counted, print_error, print_next
 from vidgen_dist.errors import Refused
+from vidgen_dist.spec import COMMAND_LINE
 
 
 @with_flags("manifest check")
@@ -57,8 +58,12 @@ def check_manifest(
 
 
 def build_manifest(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help=".txt, .csv or .jsonl files.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The manifest, named .parquet.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN... OUT", help=".txt, .csv or .jsonl files; and the manifest, named .parquet."
+        ),
+    ],
 ) -> None:
     """Make a manifest from text (a prompt a line), CSV or JSON lines.
 
@@ -71,6 +76,9 @@ def build_manifest(
     from vidgen_dist.manifest_build import build
     from vidgen_dist.storage.uris import redact
 
+    *inputs, out = files
+    if not inputs:
+        raise Refused(f"{COMMAND_LINE}: OUT is missing: vidgen manifest build {out} MANIFEST.parquet")
     report = build(inputs, out, fields=known_fields(), one_of=needed_columns())
     for name in report.unknown_columns:
         print_error(f"{redact(report.uri)}: {describe_unknown(name, known_fields())}")

@@ -88,7 +88,10 @@ def _exit_status(found: Mapping[str, Any]) -> int:
 def _print_status(found: dict[str, Any]) -> None:
     from vidgen_dist.maintenance.status import COUNTED, describe_run
 
-    found = {**found, "counted": COUNTED[found["counted"]]}
+    found = dict(found)
+    # What the latest run says is what everybody expects.
+    if (counted_by := found.pop("counted")) != "run":
+        found["rows are counted"] = COUNTED[counted_by]
     failures, pace, left = (found.pop(name) for name in ("failures", "videos_per_minute", "seconds_left"))
     run = found.pop("run")
     if pace is not None:

@@ -30,7 +30,10 @@ def parse_spec(text: str | bytes, name: str) -> RunSpec:
         stream.seek(0)
         data = yaml.load(stream, yaml_core.Loader)
     except UnicodeDecodeError as error:
-        raise Refused(f"{name}: not a YAML text in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise Refused(
+            f"{name}: not a run file, which `vidgen init` makes: no YAML text in UTF-8 "
+            f"({error.reason} at byte {error.start})"
+        ) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise Refused(f"{name}, line {line}: not YAML: {error.problem}") from None
