@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -180,6 +181,18 @@ def _becomes_free(seconds: float) -> bool:
 
 
 @pytest.fixture
+def no_gang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends before a gang starts; no Ray is started for it."""
+    from vidgen_dist.runtime.driver import render
+
+    def never(*_: Any) -> None:
+        raise AssertionError("gangs were started")
+
+    monkeypatch.setattr(render, "connected", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(render, "_render_pending", never)
+
+
+@pytest.fixture
 def make_manifest(tmp_path: Path) -> Callable[..., str]:
     """Writes rows, or prompts with the ids a, b, c, …, as a manifest and returns its path."""
 
@@ -224,4 +237,4 @@ def marks(tmp_path: Path) -> Path:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run does not check its model first, in a process of its own, which takes seconds."""
-    monkeypatch.setattr(engine, "check_models", lambda _: None)
+    monkeypatch.setattr(engine, "start_check", lambda _: lambda: None)

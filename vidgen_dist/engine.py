@@ -1,7 +1,7 @@
 """The engine: the seam between the runtime and the models.
 
 An engine is a module with the functions of `Engine`. The driver, which must not load the model, calls
-`open_model`, then `check_models`, then `choose_gangs` or `check_memory`. A worker calls `load` once, after
+`open_model`, then `start_check`, then `choose_gangs` or `check_memory`. A worker calls `load` once, after
 `open_rendezvous` if it is a rank of a gang; an actor of `vidgen encode` calls `load_prompt_encoder`. This
 module is the engine of the models; tests have a fast engine of their own. `check_tokenizers` and
 `unknown_lora_keys` are for commands without a run.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -21,7 +21,7 @@ from vidgen_dist.families.checkpoints import open_model_checkpoint, scheduler_se
 from vidgen_dist.families.common.rendering import OnProgress, OnState, Rendering, ResumeState
 from vidgen_dist.families.common.tasks import Rules
 from vidgen_dist.families.rules import compute_dtype, load_rules
-from vidgen_dist.processes import run_in_process
+from vidgen_dist.processes import run_in_process, start_in_process
 from vidgen_dist.request import ResolvedRequest
 from vidgen_dist.spec import LoraOptions, ModelOptions, RunSpec
 from vidgen_dist.storage.uris import to_record
@@ -122,7 +122,7 @@ class Engine(Protocol):
 
     def open_model(self, model: ModelOptions, device: str, ring: int = 1, /) -> OpenedModel: ...
 
-    def check_models(self, model: ModelOptions, /) -> None: ...
+    def start_check(self, model: ModelOptions, /) -> Callable[[], None]: ...
 
     def choose_gangs(self, spec: RunSpec, device: str, npus: int, rows: int, /) -> tuple[int, Degrees]: ...
 
@@ -186,8 +186,8 @@ def check_tokenizers(model: ModelOptions) -> None:
     checkpoints.check_tokenizers(_open_configs(model))
 
 
-def check_models(model: ModelOptions) -> None:
-    """Check that a checkpoint's tokenizers can be read, and that its weights fit its models.
+def start_check(model: ModelOptions) -> Callable[[], None]:
+    """Begin to check that a checkpoint's tokenizers can be read, and that its weights fit its models.
 
     Weights that are not on this machine yet are left to the workers.
 
@@ -197,13 +197,27 @@ def check_models(model: ModelOptions) -> None:
     Args:
         model: The checkpoint, its revision a commit.
 
-    Raises:
-        Refused: Weights do not fit: names keys and shapes. Or a config or tokenizer is wrong.
+    Returns:
+        A function that waits for the check's end, and raises `Refused` if weights do not fit, with keys and
+        shapes, or a config or tokenizer is wrong.
     """
-    try:
-        run_in_process(_check_models, model)
-    except (BrokenExecutor, ImportError, OSError) as error:
+
+    def leave_to_workers(error: BaseException) -> None:
         logger.warning("model %s could not be checked here (%s); the workers do", model.id, error)
+
+    try:
+        checked = start_in_process(_check_models, model)
+    except OSError as error:
+        leave_to_workers(error)
+        return lambda: None
+
+    def finish() -> None:
+        try:
+            checked.result()
+        except (BrokenExecutor, ImportError, OSError) as error:
+            leave_to_workers(error)
+
+    return finish
 
 
 def _check_models(model: ModelOptions) -> None:
@@ -216,7 +230,7 @@ def _check_models(model: ModelOptions) -> None:
 
 
 def unknown_lora_keys(model: ModelOptions) -> list[str]:
-    """The keys of a model's LoRAs that fit nothing in it; in a process of its own, as `check_models`.
+    """The keys of a model's LoRAs that fit nothing in it; in a process of its own, as `start_check`.
 
     Args:
         model: The checkpoint and its LoRAs.

@@ -76,15 +76,28 @@ def terminate_at_the_end_of(descriptor: int) -> None:
     threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
+def start_in_process(fn: Any, /, *args: Any) -> Future[Any]:
+    """Starts a module's function in a process of its own; its future raises BrokenExecutor if that dies.
+
+    Raises:
+        OSError: No process can be started.
+    """
+    pool = _Pool(1, multiprocessing.get_context("spawn"), initializer=_initialise_child)
+    try:
+        return pool.submit(fn, *args)
+    finally:
+        # What was submitted is still done.
+        pool.shutdown(wait=False)
+
+
 def run_in_process(fn: Any, /, *args: Any) -> Any:
     """Runs a module's function in a process of its own; returns or raises what it does.
 
     Raises:
         BrokenExecutor: The process died.
+        OSError: No process can be started.
     """
-    context = multiprocessing.get_context("spawn")
-    with _Pool(1, context, initializer=_initialise_child) as pool:
-        return pool.submit(fn, *args).result()
+    return start_in_process(fn, *args).result()
 
 
 def _initialise_child() -> None:

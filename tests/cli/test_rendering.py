@@ -115,7 +115,7 @@ def _awq(folder: Path) -> None:
     edit_json(folder / "vae" / "config.json", quantization_config={"quant_method": "awq"})
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_gang")
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -154,7 +154,7 @@ def test_what_is_wrong_with_a_checkpoint_is_told_by_both_commands(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_gang")
 def test_weights_of_another_model(vidgen: Vidgen, tmp_path: Path, checkpoint: Path, manifest: Path) -> None:
     """Known from the files' headers."""
     folder = tmp_path / "checkpoint"

@@ -11,10 +11,10 @@ from typing import Any
 from vidgen_dist import engine
 from vidgen_dist.engine import (  # noqa: F401 - the functions of an engine
     check_memory,
-    check_models,
     choose_gangs,
     open_model,
     open_rendezvous,
+    start_check,
 )
 
 KILLING_ENGINE = __name__

@@ -41,6 +41,9 @@ SOCKET_BYTES = 107
 SESSION_BYTES = 64 * 2**20
 """The least room where a local Ray keeps its logs."""
 
+STARTS_WITHIN = 6.0
+"""Seconds that an interrupt waits for a Ray that is starting: until then it cannot be shut down in order."""
+
 RAY_WAITS = 15.0
 """Seconds that Ray waits at least before it sends itself a SIGTERM: an earlier one is from outside."""
 
@@ -209,10 +212,21 @@ def _await(connection: Future[None], address: str | None, seconds: float) -> Non
 
     Raises:
         Refused: It does not come in time.
+        KeyboardInterrupt: A signal came meanwhile.
         BaseException: What Ray raised.
     """
-    if wait([connection], seconds).not_done:
-        connection.add_done_callback(lambda _: _shut_down())
+    began = time.monotonic()
+    try:
+        wait([connection], seconds)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and time.monotonic() - began > RAY_WAITS:
+            raise
+        wait([connection], STARTS_WITHIN)
+        raise KeyboardInterrupt from error
+    finally:
+        if not connection.done():
+            connection.add_done_callback(lambda _: _shut_down())
+    if not connection.done():
         raise Refused(_describe_silence(address, seconds))
     connection.result()
 

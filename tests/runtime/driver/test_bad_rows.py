@@ -297,7 +297,7 @@ def test_bad_rows_and_others_that_fail_are_too_many_together(
     assert [line.partition(":")[0] for line in result.failures] == ["a", "bad"]
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_gang")
 def test_a_ledger_that_cannot_be_written_ends_the_run_before_it_starts(
     make_spec: MakeSpec, make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
@@ -399,7 +399,7 @@ def test_images_are_not_opened_to_find_bad_rows(make_spec: MakeSpec, make_manife
     assert np.flatnonzero(plan.records.bad).tolist() == [1, 2]
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_gang")
 def test_a_manifest_that_changes_while_rows_are_entered_is_refused(
     make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from vidgen_dist.engine import get_engine
 from vidgen_dist.errors import INTERRUPTED, Refused, listed
 from vidgen_dist.manifest import describe_unknown
 from vidgen_dist.observability.progress import RunProgress
-from vidgen_dist.output.lease import Lease, acquire
+from vidgen_dist.output.lease import Lease, acquire, living_holder
 from vidgen_dist.output.manifest_copy import keep_manifest
 from vidgen_dist.output.resume import error_class_of
 from vidgen_dist.output.resume_states import clear
@@ -69,7 +69,8 @@ def render(
     grace = parse_seconds(spec.faults.grace)
     with (
         Interrupts(grace) as interrupts,
-        _planned(spec, device, engine, run, console, policies) as (plan, lease),
+        contextlib.ExitStack() as early,
+        _planned(spec, device, engine, run, console, policies, early) as (plan, lease),
     ):
         progress = RunProgress(console, total=plan.total, done=plan.done, policy=policies.progress)
         for name in plan.manifest.unknown_columns:
@@ -87,7 +88,9 @@ def render(
             progress.add(BAD_ROW, entered.failed)
         result = _result_without_rendering(context, entered)
         if result is None:
-            result = _render_pending(context, engine, entered.newest)
+            # While this run has the lease, its workers end.
+            with early.pop_all():
+                result = _render_pending(context, engine, entered.newest)
         elif (counted or result.pending) and not lease.lost:
             _write_status(context, result)
         if not result.pending and not lease.lost:
@@ -189,9 +192,18 @@ def _shown(console: Console, what: str) -> contextlib.AbstractContextManager[obj
 
 @contextlib.contextmanager
 def _planned(
-    spec: RunSpec, device: str, engine: str, run: str, console: Console, policies: RunPolicies
+    spec: RunSpec,
+    device: str,
+    engine: str,
+    run: str,
+    console: Console,
+    policies: RunPolicies,
+    early: contextlib.ExitStack,
 ) -> Iterator[tuple[Plan, Lease]]:
     """Plan the run and take the output's lease; what is refused here leaves no trace in the output.
+
+    A run that renders connects to Ray while its model is checked: both take seconds. The connection ends with
+    the stack `early`.
 
     Gangs that do not fit on the cluster, and weights of a hub id that do not fit the model and were not on
     this machine, are refused later, when the output has a `run.yaml`.
@@ -201,11 +213,10 @@ def _planned(
         before = _state_of_output(output)
         plan = make_plan(spec, output, device=device, engine=engine)
         if plan.pending and not plan.too_many_are_bad:
-            model = plan.decided.model
-            if spec.faults.bad_rows != "refuse":
-                # Rows whose LoRA does not fit become dead letters.
-                model = model.model_copy(update={"row_loras": None})
-            get_engine(engine).check_models(model)
+            finish_check = _start_check(plan, engine)
+            if not _is_taken(output, policies):
+                early.enter_context(connected(plan.decided.topology, policies.connection))
+            finish_check()
 
     def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -215,6 +226,23 @@ def _planned(
             # Another run was at work until a moment ago.
             plan = make_plan(spec, output, device=device, engine=engine)
         yield plan, lease
+
+
+def _start_check(plan: Plan, engine: str) -> Callable[[], None]:
+    """Begin to check a run's model, see `engine.start_check`."""
+    model = plan.decided.model
+    if plan.spec.faults.bad_rows != "refuse":
+        # Rows whose LoRA does not fit become dead letters.
+        model = model.model_copy(update={"row_loras": None})
+    return get_engine(engine).start_check(model)
+
+
+def _is_taken(output: Storage, policies: RunPolicies) -> bool:
+    """Whether another run seems to be at work on an output, so that this one will be refused."""
+    try:
+        return living_holder(output, policies.lease) is not None
+    except OSError as error:
+        raise Refused(str(error)) from None
 
 
 def _recorded(plan: Plan) -> RunSpec:
