@@ -30,6 +30,10 @@ from vidgen_dist.spec import RunSpec, spec_from_flags
 settings.register_profile("vidgen", deadline=None, max_examples=50)
 settings.load_profile("vidgen")
 
+# Tests run side by side: threads that wait for each other's cores cost a quarter of the suite's time. A
+# process that was given another number before pytest started keeps it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 NPUS = 4
 """As many as the local Ray believes to have."""
 

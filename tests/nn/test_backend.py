@@ -44,7 +44,8 @@ def test_the_first_use_may_come_before_the_choice(first):
     assert (done.stdout, done.stderr) == ("cpu\n", "")
 
 
-def test_threads_follow_the_affinity_and_blas_runs_one_thread():
+def test_threads_follow_the_affinity_and_blas_runs_one_thread(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     script = """
 import os
 import threading
@@ -73,6 +74,21 @@ thread.join()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "1", "True"]
+
+
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), (" 2,1", 2)])
+def test_threads_follow_the_environment(monkeypatch, wanted, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    script = "from vidgen_dist import nn; nn.set_device('cpu'); print(nn.backend.current().threads)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(threads)]
+
+
+@pytest.mark.parametrize("wanted", ["0", "many", "-1"])
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, wanted):
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    with pytest.raises(Refused, match=f"OMP_NUM_THREADS: '{wanted}' is not allowed; 1 or more"):
+        nn.set_device("cpu")
 
 
 def test_openvino_sends_nothing_home():

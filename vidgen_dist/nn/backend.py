@@ -51,10 +51,11 @@ def set_device(device: str = "auto", threads: int | None = None) -> None:
 
     Args:
         device: "cpu", "ascend", or "auto": Ascend where there is an NPU, otherwise the CPU.
-        threads: Compute threads on the CPU; by default as many as the CPUs that the process may run on.
+        threads: Compute threads on the CPU; by default OMP_NUM_THREADS, or as many as the CPUs that the
+            process may run on.
 
     Raises:
-        Refused: An unknown device, or the process already has another one.
+        Refused: An unknown device or number of threads, or the process already has another one.
     """
     global _backend
     if device not in _DEVICES:
@@ -68,7 +69,7 @@ def set_device(device: str = "auto", threads: int | None = None) -> None:
     if int(np.__version__.split(".")[0]) > 1:
         # Installing another package can bring NumPy 2, and MindSpore's error then names neither of them.
         raise Refused(f"NumPy {np.__version__}: MindSpore 2.10 computes with 1.26; pip install 'numpy<2'")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or _default_threads()
     if _backend is not None:
         if (_backend.device, _backend.threads) != (device, threads):
             raise Refused(
@@ -101,6 +102,17 @@ def current() -> _Backend:
         set_device("auto")
     assert _backend is not None
     return _backend
+
+
+def _default_threads() -> int:
+    wanted = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not wanted:
+        return len(os.sched_getaffinity(0))
+    # OpenMP allows a list, a number for each level of nested loops.
+    first = wanted.partition(",")[0].strip()
+    if not first.isdigit() or not int(first):
+        raise Refused(f"OMP_NUM_THREADS: {wanted!r} is not allowed; 1 or more")
+    return int(first)
 
 
 def _ascend_available() -> bool:
