@@ -22,6 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.commands import CommandResult, Vidgen
 from tests.parallel.ranks import Ranks
+from tests.ray_processes import leave_out_monitors
 from tests.storage.s3_traffic import Traffic
 from vidgen_dist import engine
 from vidgen_dist.spec import RunSpec, spec_from_flags
@@ -141,12 +142,8 @@ def _ray_environment(s3_endpoint: str) -> Iterator[None]:
         # As in a run's own Ray; else workers give way to the tests that run beside this one.
         patch.setenv("RAY_worker_niceness", "0")
         import ray
-        from ray._private.node import Node
 
-        # What workers print is read by nobody, and no cluster grows: two processes less for each Ray, one of
-        # which looks ten times a second.
-        for start in ("start_log_monitor", "start_monitor"):
-            patch.setattr(Node, start, lambda _: None)
+        leave_out_monitors(patch.setattr)
         yield
         ray.shutdown()
 

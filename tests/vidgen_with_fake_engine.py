@@ -5,8 +5,10 @@ makes the beginning of such a command line; and `--attached`, to end with the pr
 """
 
 import json
+import os
 import sys
 
+from tests.ray_processes import leave_out_monitors
 from vidgen_dist import engine
 from vidgen_dist.background import attached
 from vidgen_dist.cli import main
@@ -22,6 +24,10 @@ def read_policies(text: str) -> RunPolicies:
 
 
 if __name__ == "__main__":
+    # As a run sets it before it imports Ray, which reads it then.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    leave_out_monitors()
     policies = None
     if sys.argv[1:2] == ["--policies"]:
         policies = read_policies(sys.argv[2])

@@ -494,19 +494,20 @@ def test_many_threads_may_compute_the_same(draw):
 
 
 def test_graphs_of_certain_shapes_are_made_while_there_is_room(draw, monkeypatch, threads):
-    monkeypatch.setattr(cpu_graphs, "LARGE", 2**16)
-    monkeypatch.setattr(cpu_graphs, "_SHAPED_BYTES", 20 * 2**20)
+    room = 21 * 2**14
+    monkeypatch.setattr(cpu_graphs, "LARGE", 2**12)
+    monkeypatch.setattr(cpu_graphs, "_SHAPED_BYTES", room)
     monkeypatch.setattr(cpu_graphs, "_IDLE_CALLS", 7)
     threads(2)
     weight = draw(2, 2, 3, 3, 3)
     kept = []
     for width in range(100, 108):
-        x = draw(1, 2, 8, 300, width)
+        x = draw(1, 2, 4, 10, width)
         y = nn.conv3d(tensor(x), tensor(weight), padding=1)
         check(y, plain.convolution(x, weight, padding=1), rtol=1e-5, atol=2e-5)
         graphs = cpu_graphs._graphs._shaped
         kept.append({key[1][0][1][-1] for key in graphs})
-        assert sum(shaped.size for shaped in graphs.values()) <= 20 * 2**20
+        assert sum(shaped.size for shaped in graphs.values()) <= room
     # Full, they stay until they are idle.
     assert kept[4:7] == [{100, 101, 102, 103, 104}] * 3
     assert kept[7] == {101, 102, 103, 104, 107}
