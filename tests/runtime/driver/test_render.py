@@ -23,6 +23,7 @@ from tests.policies import AT_ONCE
 from vidgen_dist.errors import Refused
 from vidgen_dist.ledger import MAX_MESSAGE
 from vidgen_dist.maintenance.status import read_failures, read_status
+from vidgen_dist.output.lease import acquire
 from vidgen_dist.output.ledger_committer import CommitPolicy
 from vidgen_dist.preflight.plan import make_plan, open_run
 from vidgen_dist.runtime.connection import in_one_line
@@ -30,6 +31,7 @@ from vidgen_dist.runtime.driver.policies import RunPolicies
 from vidgen_dist.runtime.driver.render import RunResult, render
 from vidgen_dist.runtime.scheduling.policy import SupervisorPolicy
 from vidgen_dist.spec import RunSpec
+from vidgen_dist.storage.folder import open_storage
 
 MakeSpec = Callable[..., RunSpec]
 MakeManifest = Callable[..., str]
@@ -360,17 +362,49 @@ def test_retry_renders_failed_rows_whose_image_was_corrected(
     assert (none.exit_status, none.message) == (0, "nothing to render: no row has failed")
 
 
-def test_ray_is_not_started_if_there_is_nothing_to_do(
-    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch, local_ray: None
-) -> None:
-    spec = make_spec(make_manifest("one"))
-    assert local_ray is None
-    run(spec)
+@pytest.fixture
+def no_more_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, no run connects to Ray."""
 
     def never(*_: Any) -> None:
         raise AssertionError("Ray was wanted")
 
-    monkeypatch.setattr("vidgen_dist.runtime.driver.render.connected", never)
+    return lambda: monkeypatch.setattr("vidgen_dist.runtime.driver.render.connected", never)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_is_not_started_if_there_is_nothing_to_do(
+    make_spec: MakeSpec, make_manifest: MakeManifest, no_more_ray: Callable[[], None]
+) -> None:
+    spec = make_spec(make_manifest("one"))
+    run(spec)
+    no_more_ray()
     result = run(spec)
     assert counts(result) == (1, 0, 0, 0)
     assert "nothing to render" in result.message
+
+
+def test_ray_is_not_started_where_another_run_is_at_work(
+    make_spec: MakeSpec, make_manifest: MakeManifest, no_more_ray: Callable[[], None]
+) -> None:
+    spec = make_spec(make_manifest("one"))
+    no_more_ray()
+    output = open_storage(spec.output.uri)
+    with (
+        acquire(output, "other", print_line=print),
+        pytest.raises(Refused, match=r"run other .* is rendering into it"),
+    ):
+        run(spec)
+    assert not output.exists("run.yaml")
+
+
+def test_a_run_that_is_refused_while_ray_starts_leaves_no_trace(
+    make_spec: MakeSpec, make_manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise Refused("no local Ray can be started")
+
+    monkeypatch.setattr("vidgen_dist.runtime.driver.render.connected", refuse)
+    with pytest.raises(Refused, match="no local Ray"):
+        run(make_spec(make_manifest("one")))
+    assert not (tmp_path / "out").exists()
