@@ -4,7 +4,7 @@
     python -m tests.demo_model.train whiten WORK
     python -m tests.demo_model.train transformer WORK
     python -m tests.demo_model.train export WORK vidgen_dist/demo/model
-    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 6871
+    python -m tests.demo_model.train start WORK vidgen_dist/demo/model --step 10900
 
 It needs an environment of its own (`requirements.txt` beside this file). `vae` and `transformer` save their
 state in the folder WORK every few minutes; the same command goes on from it. What a step draws depends on its
@@ -49,7 +49,7 @@ VAE_FULL_FRAMES_FROM = 0.75
 """Before this part of its steps the VAE sees crops around the shape, where the edges are."""
 VAE_CROP = 32
 
-TRANSFORMER_STEPS = 6871
+TRANSFORMER_STEPS = 10900
 CLIPS = 6000
 BATCH = 24
 MUON_FROM = 96

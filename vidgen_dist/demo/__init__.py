@@ -13,7 +13,7 @@ SAMPLING: dict[str, Any] = {
     "num_frames": 9,
     "height": 64,
     "width": 64,
-    "num_inference_steps": 10,
+    "num_inference_steps": 6,
     "guidance_scale": 4.0,
     # It was trained with so many; a model without a mask for text also sees what fills up a prompt.
     "max_sequence_length": 16,
