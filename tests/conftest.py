@@ -182,6 +182,17 @@ def _becomes_free(seconds: float) -> bool:
 
 
 @pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends before Ray starts."""
+    from vidgen_dist.runtime.driver import render
+
+    def never(*_: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(render, "connected", never)
+
+
+@pytest.fixture
 def no_gang(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run ends before a gang starts; no Ray is started for it."""
     from vidgen_dist.runtime.driver import render

@@ -12,20 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidgen_dist.cli import rendering
-from vidgen_dist.runtime.driver import render as driver
 from vidgen_dist.spec import RunSpec
 
 REFERENCES = Path(__file__).parents[1] / "references" / "cogvideox"
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused is refused before Ray starts."""
-
-    def never(*_: Any) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(driver, "connected", never)
 
 
 def write_manifest(path: Path, *rows: dict[str, Any]) -> Path:

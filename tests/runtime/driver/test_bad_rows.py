@@ -74,16 +74,6 @@ def row(row_id: str | None, **values: Any) -> dict[str, Any]:
     return GOOD | {"id": row_id} | values
 
 
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither Ray nor a model is used."""
-
-    def never(*_: Any) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(driver, "connected", never)
-
-
 @pytest.mark.usefixtures("local_ray")
 def test_bad_rows_are_dead_letters_and_the_others_are_rendered(
     make_spec: MakeSpec, make_manifest: MakeManifest
